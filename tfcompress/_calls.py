@@ -1,0 +1,240 @@
+"""Read a functional Keras model as a list of calls, and run those calls again.
+
+A functional model is a recipe: operation *A* is called on these tensors, then operation *B* on
+those. Tracing channels, building a smaller model and watching activations all follow that one
+recipe, each with another idea of what "call" means:
+
+>>> import keras
+>>> x = keras.Input((4,))
+>>> model = keras.Model(x, keras.layers.Dense(2, name="head")(x))
+>>> recipe = read(model)
+>>> [call.operation.name for call in recipe.calls]
+['head']
+
+The recipe comes from `Model.get_config()`, the format of the `.keras` file, and so from public
+Keras only.
+"""
+
+import functools
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+import keras
+
+
+@dataclass(frozen=True)
+class Ref:
+    """Names one tensor: output `index` of call number `call` of the operation `operation`."""
+
+    operation: str
+    call: int
+    index: int
+
+
+@dataclass(frozen=True)
+class Call:
+    """One call of an operation. `args` and `kwargs` hold `Ref`s where tensors were."""
+
+    operation: keras.Operation
+    index: int
+    args: Any
+    kwargs: dict
+
+    @property
+    def name(self) -> str:
+        return self.operation.name
+
+    @property
+    def inputs(self) -> list[Ref]:
+        return [leaf for leaf in keras.tree.flatten((self.args, self.kwargs)) if isinstance(leaf, Ref)]
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """The calls of a model in an order that can be run.
+
+    `inputs` and `outputs` have the structure (tensor, list or dict) of the model's own. `shapes`
+    gives the shape, batch axis first, of every tensor that something reads.
+    """
+
+    inputs: Any
+    outputs: Any
+    calls: list[Call]
+    operations: dict[str, keras.Operation]
+    shapes: dict[Ref, tuple] = field(repr=False)
+
+    def output_shapes(self, call: Call) -> list[tuple | None]:
+        """The shapes of a call's outputs; None for those that nothing reads."""
+        found = self._shapes_by_call.get((call.name, call.index), {})
+        return [found.get(index) for index in range(max(found, default=0) + 1)]
+
+    @functools.cached_property
+    def _shapes_by_call(self) -> dict[tuple[str, int], dict[int, tuple]]:
+        by_call: dict = {}
+        for ref, shape in self.shapes.items():
+            by_call.setdefault((ref.operation, ref.call), {})[ref.index] = shape
+        return by_call
+
+    def run(self, inputs: list, call: Callable[[Call, Any, dict], Any]) -> list:
+        """Runs the calls on `inputs` (flat) and returns the outputs (flat)."""
+        values = self.values(inputs, call)
+        return [values[ref] for ref in keras.tree.flatten(self.outputs)]
+
+    def values(self, inputs: list, call: Callable[[Call, Any, dict], Any]) -> dict[Ref, Any]:
+        """Runs the calls on `inputs` (flat) and returns the value of every tensor."""
+        values = dict(zip(keras.tree.flatten(self.inputs), inputs, strict=True))
+
+        def lookup(leaf):
+            return values[leaf] if isinstance(leaf, Ref) else leaf
+
+        for step in self.calls:
+            args, kwargs = keras.tree.map_structure(lookup, (step.args, step.kwargs))
+            for index, value in enumerate(keras.tree.flatten(call(step, args, kwargs))):
+                values[Ref(step.name, step.index, index)] = value
+        return values
+
+
+def is_functional(operation: Any) -> bool:
+    """Whether `operation` is a built model whose `call` is nothing but its graph of layers."""
+    if not isinstance(operation, keras.Model):
+        return False
+    if isinstance(operation, keras.Sequential):
+        return operation.built and bool(getattr(operation, "inputs", None))
+    return isinstance(operation, _functional_class()) and type(operation).call is _functional_class().call
+
+
+def check_functional(model: Any) -> None:
+    """Raises `ValueError` with the reason and a way out unless `model` is functional and built."""
+    if is_functional(model):
+        return
+    if not isinstance(model, keras.Model):
+        raise ValueError(f"Expected a keras.Model, got {type(model).__name__}.")
+    if isinstance(model, keras.Sequential):
+        raise ValueError(
+            f"The Sequential model '{model.name}' is not built, so its layers have no shapes yet. "
+            "Call model.build(input_shape), or begin it with keras.Input(shape)."
+        )
+    raise ValueError(
+        f"'{model.name}' is a subclassed model ({type(model).__name__}): its call() is Python code, "
+        "so there is no graph of layers to follow. Rewrite it with the functional API, "
+        "keras.Model(inputs, outputs), or compress the functional parts it contains one by one."
+    )
+
+
+def read(model: keras.Model) -> Recipe:
+    """Returns the recipe of a functional or built Sequential model.
+
+    Raises:
+        ValueError: the model is subclassed or not built, or one of its layers has no `get_config`.
+    """
+    check_functional(model)
+    plain = _as_plain_functional(model)
+    try:
+        config = plain.get_config()
+    except NotImplementedError as error:
+        raise ValueError(f"A layer of '{model.name}' cannot be copied: {str(error).strip()}") from error
+    operations = {operation.name: operation for operation in plain.operations}
+    shapes: dict[Ref, tuple] = {}
+    calls = [
+        Call(operations[entry["name"]], index, *_revive([node["args"], node["kwargs"]], shapes))
+        for entry in config["layers"]
+        for index, node in enumerate(entry["inbound_nodes"])
+    ]
+    inputs = _refs(config["input_layers"], operations)
+    outputs = _refs(config["output_layers"], operations)
+    for struct, tensors in ((inputs, plain.inputs), (outputs, plain.outputs)):
+        for ref, tensor in zip(keras.tree.flatten(struct), tensors, strict=True):
+            shapes[ref] = tuple(tensor.shape)
+    return Recipe(inputs, outputs, _in_order(calls, keras.tree.flatten(inputs)), operations, shapes)
+
+
+def walk(model: keras.Model, prefix: str = "") -> Iterator[tuple[str, keras.Operation]]:
+    """Yields (path, operation) for every operation, those of nested models and wrappers included.
+
+    The path of a layer of the model itself is its name; inside the nested model `body` it is
+    `body/name`; the layer that a wrapper `steps` wraps is `steps/name`.
+    """
+    for operation in _as_plain_functional(model).operations:
+        yield from _walk(operation, prefix)
+
+
+def _walk(operation: keras.Operation, prefix: str) -> Iterator[tuple[str, keras.Operation]]:
+    path = prefix + operation.name
+    yield path, operation
+    if is_functional(operation):
+        yield from walk(operation, path + "/")
+    for inner in wrapped_layers(operation):
+        yield from _walk(inner, path + "/")
+
+
+def wrapped_layers(operation: keras.Operation) -> list[keras.Layer]:
+    """The layers inside a Keras wrapper; both directions of a Bidirectional; else nothing."""
+    if isinstance(operation, keras.layers.Bidirectional):
+        return [operation.forward_layer, operation.backward_layer]
+    if isinstance(operation, keras.layers.Wrapper):
+        return [operation.layer]
+    return []
+
+
+def _as_plain_functional(model: keras.Model) -> keras.Model:
+    """The model itself, or the same layers and tensors under a model whose config is the graph's."""
+    if type(model) is _functional_class():
+        return model
+    if isinstance(model, keras.Sequential):
+        return keras.Model(model.inputs[0], model.outputs[0], name=model.name)
+    return keras.Model(model.input, model.output, name=model.name)
+
+
+@functools.cache
+def _functional_class() -> type:
+    """The class `keras.Model(inputs, outputs)` returns; Keras does not export its name."""
+    tensor = keras.Input((1,), name="probe")
+    return type(keras.Model(tensor, tensor))
+
+
+def _revive(data: Any, shapes: dict[Ref, tuple]) -> Any:
+    """Turns serialized call arguments into Python values, with `Ref`s in place of tensors."""
+    if isinstance(data, (list, tuple)):
+        return type(data)(_revive(item, shapes) for item in data)
+    if not isinstance(data, dict):
+        return data
+    kind = data.get("class_name")
+    if kind == "__keras_tensor__":
+        ref = Ref(*data["config"]["keras_history"])
+        shapes[ref] = tuple(data["config"]["shape"])
+        return ref
+    if kind == "__tuple__":
+        return tuple(_revive(item, shapes) for item in data["config"]["value"])
+    if kind is not None and "config" in data:
+        return keras.saving.deserialize_keras_object(data)
+    return {key: _revive(value, shapes) for key, value in data.items()}
+
+
+def _refs(struct: Any, operations: dict[str, keras.Operation]) -> Any:
+    if isinstance(struct, dict):
+        return {key: _refs(value, operations) for key, value in struct.items()}
+    if isinstance(struct[0], str):
+        name, call, index = struct
+        # A nested functional model counts the graph it was made with as its call number 0.
+        nested = isinstance(operations[name], _functional_class())
+        return Ref(name, call - 1 if nested else call, index)
+    return [_refs(item, operations) for item in struct]
+
+
+def _in_order(calls: list[Call], inputs: list[Ref]) -> list[Call]:
+    """Sorts calls so that each comes after those whose outputs it reads."""
+    known = {(ref.operation, ref.call) for ref in inputs}
+    ordered: list[Call] = []
+    while calls:
+        waiting = []
+        for call in calls:
+            if all((ref.operation, ref.call) in known for ref in call.inputs):
+                ordered.append(call)
+                known.add((call.name, call.index))
+            else:
+                waiting.append(call)
+        if len(waiting) == len(calls):
+            raise ValueError(f"The graph cannot be followed beyond {[call.name for call in waiting]}.")
+        calls = waiting
+    return ordered

@@ -1,0 +1,67 @@
+"""Objects by name: what a user may write where an object is wanted.
+
+>>> class Square: ...
+>>> shapes = Registry("shape")
+>>> _ = shapes.register("square")(Square)
+>>> shapes.names()
+['square']
+>>> type(shapes.get("square")).__name__
+'Square'
+>>> shapes.get("squere")
+Traceback (most recent call last):
+...
+ValueError: Unknown shape 'squere'. Did you mean 'square'? Available: square.
+"""
+
+import difflib
+from collections.abc import Callable, Iterable
+from typing import Any
+
+
+def near_miss(kind: str, name: object, available: Iterable[str]) -> str:
+    """The message for a name that is not there: the nearest ones, then all of them."""
+    available = list(available)
+    close = difflib.get_close_matches(str(name), available, n=1)
+    hint = f" Did you mean '{close[0]}'?" if close else ""
+    return f"Unknown {kind} {name!r}.{hint} Available: {', '.join(available)}."
+
+
+class Registry:
+    """Classes of one kind, each under a name."""
+
+    def __init__(self, kind: str):
+        self.kind = kind
+        self._classes: dict[str, type] = {}
+
+    def register(self, name: str) -> Callable[[type], type]:
+        """Decorator: makes the class available as `name`, and sets its attribute `name`."""
+
+        def add(cls: type) -> type:
+            self._classes[name] = cls
+            cls.name = name
+            return cls
+
+        return add
+
+    def names(self) -> list[str]:
+        return sorted(self._classes)
+
+    def get(self, identifier: Any) -> Any:
+        """Returns an object for a name, `{"name": ..., **arguments}`, a class, or an object.
+
+        Raises:
+            ValueError: the name is unknown.
+        """
+        if isinstance(identifier, dict):
+            arguments = dict(identifier)
+            return self._class(arguments.pop("name", None))(**arguments)
+        if isinstance(identifier, str):
+            return self._class(identifier)()
+        if isinstance(identifier, type):
+            return identifier()
+        return identifier
+
+    def _class(self, name: Any) -> type:
+        if name not in self._classes:
+            raise ValueError(near_miss(self.kind, name, self.names()))
+        return self._classes[name]

@@ -1,0 +1,7 @@
+"""Channels: which live and die together (`trace`), and a model without some of them (`shrink`)."""
+
+from tfcompress.channels import table as _table  # fills the registry
+from tfcompress.channels.graph import Balance, ChannelGraph, Group, trace
+from tfcompress.channels.specs import ChannelSpec, register
+
+__all__ = ["Balance", "ChannelGraph", "ChannelSpec", "Group", "register", "trace"]

@@ -1,0 +1,87 @@
+"""The table of stock Keras: what each layer and each `keras.ops` function does with channels."""
+
+from keras import layers
+
+from tfcompress.channels import rules
+from tfcompress.channels.specs import ChannelSpec, register
+
+BIAS = {"bias": ("out",)}
+CONVOLUTION = ChannelSpec("mix", width="filters", axes={"kernel": ("reads in", "out"), **BIAS})
+TRANSPOSE = ChannelSpec("mix", width="filters", axes={"kernel": ("out", "reads in"), **BIAS})
+SEPARABLE = ChannelSpec(
+    "mix",
+    width="filters",
+    axes={"depthwise_kernel": ("in", "-"), "pointwise_kernel": ("reads mid", "out"), **BIAS},
+)
+DENSE = ChannelSpec("mix", width="units", axes={"kernel": ("reads in", "out"), **BIAS})
+EMBEDDING = ChannelSpec("mix", width="output_dim", axes={"embeddings": ("out",)})
+SCALE = {"gamma": ("in",), "beta": ("in",)}
+BATCH_NORM = ChannelSpec("each", axes={**SCALE, "moving_mean": ("in",), "moving_variance": ("in",)})
+SPANNING_NORM = ChannelSpec("each", axes={**SCALE, "scale": ("in",)}, spans=True)
+LAYER_SCALE = ChannelSpec("each", width="projection_dim", axes={"": ("in",)}, spans=True)
+POINTWISE = ChannelSpec("each", pointwise=True)
+PRELU = ChannelSpec("each", pointwise=True, axes={"alpha": ("in",)})
+PER_CHANNEL = ChannelSpec("each")
+MERGE = ChannelSpec("merge")
+MOVE = ChannelSpec("move")
+
+TABLE = [
+    (CONVOLUTION, "Conv1D Conv2D Conv3D"),
+    (TRANSPOSE, "Conv1DTranspose Conv2DTranspose Conv3DTranspose"),
+    (SEPARABLE, "SeparableConv1D SeparableConv2D"),
+    (rules.depthwise, "DepthwiseConv1D DepthwiseConv2D"),
+    (DENSE, "Dense"),
+    (EMBEDDING, "Embedding"),
+    (rules.recurrent, "LSTM GRU SimpleRNN"),
+    (rules.bidirectional, "Bidirectional"),
+    (rules.time_distributed, "TimeDistributed"),
+    (rules.attention, "MultiHeadAttention"),
+    (BATCH_NORM, "BatchNormalization"),
+    (SPANNING_NORM, "LayerNormalization RMSNormalization UnitNormalization"),
+    (rules.normalization_by_group, "GroupNormalization"),
+    (rules.rescaling, "Rescaling"),
+    (rules.across_channels, "Softmax Normalization"),
+    (PRELU, "PReLU"),
+    (
+        POINTWISE,
+        "Activation ReLU LeakyReLU ELU Identity Dropout AlphaDropout GaussianDropout GaussianNoise"
+        " SpatialDropout1D SpatialDropout2D SpatialDropout3D ActivityRegularization",
+    ),
+    (
+        PER_CHANNEL,
+        "MaxPooling1D MaxPooling2D MaxPooling3D AveragePooling1D AveragePooling2D AveragePooling3D"
+        " GlobalMaxPooling1D GlobalMaxPooling2D GlobalMaxPooling3D"
+        " GlobalAveragePooling1D GlobalAveragePooling2D GlobalAveragePooling3D"
+        " ZeroPadding1D ZeroPadding2D ZeroPadding3D Cropping1D Cropping2D Cropping3D"
+        " UpSampling1D UpSampling2D UpSampling3D Resizing",
+    ),
+    (MERGE, "Add Subtract Multiply Average Maximum Minimum"),
+    (MOVE, "Concatenate Flatten Permute RepeatVector"),
+    (ChannelSpec("move", rewrite="shape"), "Reshape"),
+]
+
+OPS_TABLE = [
+    (
+        POINTWISE,
+        "abs celu clip cos elu erf exp expm1 gelu hard_shrink hard_sigmoid hard_silu hard_tanh identity"
+        " leaky_relu log log1p log_sigmoid negative reciprocal relu relu6 round rsqrt selu sigmoid sign"
+        " silu sin soft_shrink softplus softsign sparse_plus sparse_sigmoid sqrt square squareplus tanh"
+        " tanh_shrink threshold cast stop_gradient",
+    ),
+    (MERGE, "add subtract multiply divide true_divide maximum minimum power"),
+    (rules.reduction, "mean max min sum"),
+    (rules.padding, "pad"),
+    (MOVE, "concatenate transpose squeeze expand_dims stack swapaxes moveaxis"),
+    (ChannelSpec("move", rewrite="shape"), "reshape"),
+    (ChannelSpec("move", rewrite="split"), "split"),
+    (ChannelSpec("move", rewrite="item"), "get_item"),
+]
+
+for _spec, _names in TABLE:
+    for _name in _names.split():
+        register(getattr(layers, _name), _spec)
+for _spec, _names in OPS_TABLE:
+    for _name in _names.split():
+        register(f"ops.{_name}", _spec)
+register("applications.LayerScale", LAYER_SCALE)
+register("applications.CustomScaleLayer", MERGE)  # x + scale * y
