@@ -149,23 +149,26 @@ def read(model: keras.Model) -> Recipe:
     return Recipe(inputs, outputs, _in_order(calls, keras.tree.flatten(inputs)), operations, shapes)
 
 
-def walk(model: keras.Model, prefix: str = "") -> Iterator[tuple[str, keras.Operation]]:
-    """Yields (path, operation) for every operation, those of nested models and wrappers included.
+def walk(model: keras.Model) -> Iterator[tuple[str, keras.Operation]]:
+    """Yields (path, operation) once for every operation, also inside nested models and wrappers.
 
     The path of a layer of the model itself is its name; inside the nested model `body` it is
-    `body/name`; the layer that a wrapper `steps` wraps is `steps/name`.
+    `body/name`; the layer that a wrapper `steps` wraps is `steps/name`. Outer ones come first.
     """
-    for operation in _as_plain_functional(model).operations:
-        yield from _walk(operation, prefix)
+    seen: set[int] = set()
+    waiting = [(operation.name, operation) for operation in _operations(model)]
+    while waiting:
+        path, operation = waiting.pop(0)
+        if id(operation) in seen:
+            continue
+        seen.add(id(operation))
+        yield path, operation
+        inner = _operations(operation) if is_functional(operation) else wrapped_layers(operation)
+        waiting.extend((f"{path}/{child.name}", child) for child in inner)
 
 
-def _walk(operation: keras.Operation, prefix: str) -> Iterator[tuple[str, keras.Operation]]:
-    path = prefix + operation.name
-    yield path, operation
-    if is_functional(operation):
-        yield from walk(operation, path + "/")
-    for inner in wrapped_layers(operation):
-        yield from _walk(inner, path + "/")
+def _operations(model: keras.Model) -> list[keras.Operation]:
+    return _as_plain_functional(model).operations
 
 
 def wrapped_layers(operation: keras.Operation) -> list[keras.Layer]:

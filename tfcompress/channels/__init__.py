@@ -1,7 +1,9 @@
 """Channels: which live and die together (`trace`), and a model without some of them (`shrink`)."""
 
-from tfcompress.channels import table as _table  # fills the registry
+from tfcompress.channels import table as _table  # noqa: F401  (fills the registry)
 from tfcompress.channels.graph import Balance, ChannelGraph, Group, trace
+from tfcompress.channels.shrink import shrink
+from tfcompress.channels.silence import silence
 from tfcompress.channels.specs import ChannelSpec, register
 
-__all__ = ["Balance", "ChannelGraph", "ChannelSpec", "Group", "register", "trace"]
+__all__ = ["Balance", "ChannelGraph", "ChannelSpec", "Group", "register", "shrink", "silence", "trace"]

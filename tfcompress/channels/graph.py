@@ -162,7 +162,7 @@ def trace(model: keras.Model, *, approximate: bool = False) -> ChannelGraph:
         ValueError: the model is subclassed or not built.
     """
     _calls.check_functional(model)
-    ledger = Ledger()
+    ledger = Ledger(paths={id(operation): path for path, operation in _calls.walk(model)})
     recipe = _calls.read(model)
     refs = keras.tree.flatten(recipe.inputs)
     shapes = [known_shape(recipe.shapes[ref]) for ref in refs]
@@ -170,12 +170,13 @@ def trace(model: keras.Model, *, approximate: bool = False) -> ChannelGraph:
         Ids.constant(ledger.fixed(f"it is tied to the model's input '{ref.operation}'"), shape)
         for ref, shape in zip(refs, shapes, strict=True)
     ]
-    for ids in rules.run(ledger, model, "", inputs, approximate):
+    for ids in rules.run(ledger, model, inputs, approximate):
         ledger.lock(ids.array, "it makes the model's output")
-    return _assemble(ledger, _weight_shapes(model))
+    return _assemble(ledger, weight_shapes(model))
 
 
-def _weight_shapes(model: keras.Model) -> dict[tuple[str, int], tuple]:
+def weight_shapes(model: keras.Model) -> dict[tuple[str, int], tuple]:
+    """(layer path, index in `layer.weights`) -> shape, for every weight."""
     return {
         (path, index): tuple(weight.shape)
         for path, operation in _calls.walk(model)

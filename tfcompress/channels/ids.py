@@ -83,8 +83,9 @@ Keep = np.ndarray  # bool per id: True where the channel stays
 
 @dataclass
 class Ledger:
-    """What a trace has learned so far."""
+    """What a trace has learned so far. `paths` gives the path of each operation by its `id()`."""
 
+    paths: dict[int, str] = field(default_factory=dict)
     reasons: dict[int, str] = field(default_factory=lambda: {0: "zeros from padding"})
     producers: dict[str, np.ndarray] = field(default_factory=dict)
     axes: dict[tuple[str, int], dict[int, Axis]] = field(default_factory=dict)

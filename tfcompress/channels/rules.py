@@ -5,7 +5,7 @@ learns, and returns the ids of the outputs.
 """
 
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -43,9 +43,9 @@ class Visit:
     def weights(self) -> list[keras.Variable]:
         return getattr(self.operation, "weights", [])
 
-    def inside(self, layer: Any, name: str = "") -> "Visit":
+    def inside(self, layer: Any) -> "Visit":
         """The same call, seen by a layer inside this one."""
-        return replace(self, operation=layer, path=f"{self.path}/{name or layer.name}")
+        return replace(self, operation=layer, path=self.ledger.paths[id(layer)])
 
 
 def visit(v: Visit) -> list[Ids | None]:
@@ -299,10 +299,10 @@ def _same_at_every_call(v: Visit, ids: Ids) -> None:
 # ------------------------------------------------------------------ recomputing what a config says
 
 
-def _kept_sizes(ids: Ids, keep: Keep) -> list[int]:
-    return [
-        int(keep[ids.array].sum()) if axis in ids.varying else size for axis, size in enumerate(ids.shape)
-    ]
+def _kept_sizes(ids: Ids, keep: Keep, sizes: Sequence) -> list:
+    """`sizes`, the lengths of a tensor's axes, after the removal."""
+    kept = int(keep[ids.array].sum())
+    return [kept if axis in ids.varying else size for axis, size in enumerate(sizes)]
 
 
 def _rewrite_shape(v: Visit, outputs: list[Ids]) -> bool:
@@ -313,7 +313,7 @@ def _rewrite_shape(v: Visit, outputs: list[Ids]) -> bool:
     batch = len(old) - len(ids.shape)
 
     def change(keep: Keep) -> dict:
-        sizes = old[:batch] + _kept_sizes(ids, keep)
+        sizes = old[:batch] + _kept_sizes(ids, keep, old[batch:])
         return {key: tuple(-1 if was == -1 else size for was, size in zip(old, sizes, strict=True))}
 
     v.ledger.edit(v.path, change)
@@ -549,20 +549,30 @@ def attention(v: Visit) -> list[Ids | None]:
 
 
 def nested(v: Visit) -> list[Ids | None]:
-    """A model inside the model: its own calls, under its own path."""
-    return run(v.ledger, v.operation, v.path + "/", v.inputs, v.approximate)
+    """A model inside the model: its own calls."""
+    return run(v.ledger, v.operation, v.inputs, v.approximate)
 
 
-def run(ledger: Ledger, model: keras.Model, prefix: str, inputs: list[Ids], approximate: bool) -> list:
+def run(ledger: Ledger, model: keras.Model, inputs: list[Ids], approximate: bool) -> list:
     """Visits every call of `model` and returns the ids of its outputs."""
     recipe = _calls.read(model)
+    for ref, ids in zip(keras.tree.flatten(recipe.inputs), inputs, strict=True):
+        _resize_input(ledger, recipe.operations[ref.operation], ids)
 
     def call(step: _calls.Call, args: Any, kwargs: dict) -> list[Ids | None]:
+        path = ledger.paths[id(step.operation)]
         shapes = [shape and known_shape(shape) for shape in recipe.output_shapes(step)]
-        v = Visit(ledger, step.operation, prefix + step.name, step.index, args, kwargs, shapes, approximate)
+        v = Visit(ledger, step.operation, path, step.index, args, kwargs, shapes, approximate)
         return nested(v) if _calls.is_functional(step.operation) else visit(v)
 
     return recipe.run(inputs, call)
+
+
+def _resize_input(ledger: Ledger, layer: keras.layers.InputLayer, ids: Ids) -> None:
+    """The input of a nested model gets smaller with the channels it receives."""
+    path = ledger.paths[id(layer)]
+    old = tuple(layer.batch_shape)
+    ledger.edit(path, lambda keep: {"batch_shape": (old[0], *_kept_sizes(ids, keep, old[1:]))})
 
 
 _RULES: dict[str, Callable] = {"mix": mix, "each": each, "merge": merge, "move": move}

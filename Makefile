@@ -1,0 +1,53 @@
+# What a contributor types. `make help` lists it. On a new machine Python 3.11 or later and make do.
+#
+#   PYTHON=python3.12      makes the environment (looked at only while .venv does not exist)
+#   BACKEND=tensorflow     instead of tensorflow-cpu, which has wheels for Linux on x86-64 and Windows only
+#   WORKERS=4              test processes
+
+PYTHON ?= $(shell command -v python3.11 || command -v python3)
+BACKEND ?= cpu
+WORKERS ?= 2
+VENV ?= .venv
+BIN = $(VENV)/bin
+
+.DEFAULT_GOAL := help
+.PHONY: help quickstart test lint doctest bench clean
+
+help: ## this list
+	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
+
+quickstart: $(VENV)/.installed ## install the package into .venv and run examples/quickstart.py
+	$(BIN)/python examples/quickstart.py
+
+# A test file goes to one process whole, so that the models its fixtures build are built once.
+test: $(VENV)/.installed-dev ## run the tests
+	$(BIN)/python -m pytest -n $(WORKERS) --dist loadfile
+
+lint: $(VENV)/.installed-dev ## check style (ruff) and types (mypy)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+# With the fixtures of the tests: fixed seeds and a quiet TensorFlow.
+doctest: $(VENV)/.installed-dev ## run the examples in the docstrings
+	PYTHONPATH=tests $(BIN)/python -m pytest -p conftest --doctest-modules tfcompress
+
+bench: $(VENV)/.installed-dev ## run tests/benchmarks/bench_*.py; results go to .benchmarks/ as JSON
+	$(BIN)/python -m pytest tests/benchmarks -o python_files='bench_*.py' --benchmark-only --benchmark-autosave
+
+clean: ## delete the environment and all that tools left behind
+	rm -rf $(VENV) .build build dist .benchmarks .hypothesis .mypy_cache .pytest_cache .ruff_cache *.egg-info
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+$(BIN)/python:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+	  { echo "tfcompress needs Python 3.11 or later: make ... PYTHON=/path/to/python3.11"; exit 1; }
+	$(PYTHON) -m venv $(VENV)
+
+$(VENV)/.installed: pyproject.toml setup.py | $(BIN)/python
+	$(BIN)/python -m pip install --quiet --editable '.[$(BACKEND)]'
+	@touch $@
+
+$(VENV)/.installed-dev: pyproject.toml setup.py | $(BIN)/python
+	$(BIN)/python -m pip install --quiet --editable '.[$(BACKEND),test,lint]'
+	@touch $@

@@ -1,0 +1,198 @@
+"""Copy a model, with changes on the way: other configs, other weights, the same state of training.
+
+>>> import keras
+>>> model = keras.Sequential([keras.Input((4,)), keras.layers.Dense(2, name="head")])
+>>> copy = clone(model)
+>>> bool((copy.get_weights()[0] == model.get_weights()[0]).all())
+True
+"""
+
+import warnings
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import keras
+import numpy as np
+
+from tfcompress import _calls
+
+Configure = Callable[[str], dict]
+Rearrange = Callable[[str, int, Any], Any]
+Take = Callable[[str, int, np.ndarray], np.ndarray]
+
+
+def clone(model: keras.Model) -> keras.Model:
+    """An independent copy: the same layers, weights, compile and optimizer state."""
+    return copy(model)
+
+
+def copy(
+    model: keras.Model,
+    *,
+    configure: Configure = lambda path: {},
+    rearrange: Rearrange = lambda path, call, args: args,
+    take: Take = lambda path, index, array: array,
+) -> keras.Model:
+    """Builds the model again and carries over what it has learned.
+
+    Args:
+        model: a functional or built Sequential model; it is not changed.
+        configure: layer path -> entries that replace those of the layer's config.
+        rearrange: (path, call number, positional arguments) -> the arguments of the new call.
+        take: (path, weight index, array) -> the array for the new weight. It is applied to the
+            optimizer's slots of that weight, too.
+
+    Raises:
+        ValueError: a layer cannot be copied, or a new weight does not fit.
+    """
+    paths = {id(operation): path for path, operation in _calls.walk(model)}
+    with keras.saving.custom_object_scope(_custom_objects(model)):
+        builder = _Builder(paths, configure, rearrange)
+        new = builder.model(model)
+        pairs = [(paths[key], old, made) for key, (old, made) in builder.copies.items()]
+        _carry_trainable(pairs)
+        _carry_weights(pairs, take)
+        _carry_training(model, new, _slices(pairs, take))
+    return new
+
+
+class _Builder:
+    """Makes one new operation for each old one, and calls it as the old one was called."""
+
+    def __init__(self, paths: dict[int, str], configure: Configure, rearrange: Rearrange):
+        self.paths, self.configure, self.rearrange = paths, configure, rearrange
+        self.copies: dict[int, tuple[Any, Any]] = {}
+
+    def model(self, model: keras.Model) -> keras.Model:
+        recipe = _calls.read(model)
+        inputs = {ref: self.copied(recipe.operations[ref.operation]).output for ref in keras.tree.flatten(recipe.inputs)}
+
+        def call(step: _calls.Call, args: Any, kwargs: dict) -> Any:
+            args = self.rearrange(self.paths[id(step.operation)], step.index, args)
+            return self.copied(step.operation)(*args, **kwargs)
+
+        values = recipe.values(list(inputs.values()), call)
+        if isinstance(model, keras.Sequential):
+            layers = [self.copied(recipe.operations[ref.operation]) for ref in inputs]
+            return keras.Sequential(layers + [self.copied(layer) for layer in model.layers], name=model.name)
+        structures = (recipe.inputs, recipe.outputs)
+        inputs, outputs = keras.tree.map_structure(values.get, structures)
+        return keras.Model(inputs, outputs, name=model.name)
+
+    def copied(self, operation: Any) -> Any:
+        if id(operation) not in self.copies:
+            made = self.model(operation) if _calls.is_functional(operation) else self.operation(operation)
+            self.copies[id(operation)] = (operation, made)
+        return self.copies[id(operation)][1]
+
+    def operation(self, operation: Any) -> Any:
+        config = {**operation.get_config(), **self.configure(self.paths[id(operation)])}
+        if isinstance(operation, keras.layers.Bidirectional):
+            forward, backward = (self.copied(layer) for layer in _calls.wrapped_layers(operation))
+            config.update(layer=forward, backward_layer=backward)
+            return type(operation)(**config)
+        if isinstance(operation, keras.layers.Wrapper):
+            config["layer"] = self.copied(operation.layer)
+            return type(operation)(**config)
+        if isinstance(operation, keras.layers.Lambda):
+            return type(operation).from_config(config, safe_mode=False)
+        return type(operation).from_config(config)
+
+
+def _carry_trainable(pairs: list) -> None:
+    for _, old, new in sorted(pairs, key=lambda pair: pair[0].count("/")):
+        if isinstance(old, keras.layers.Layer) and new.trainable != old.trainable:
+            new.trainable = old.trainable
+
+
+def _leaves(pairs: list) -> Iterator[tuple[str, keras.layers.Layer, keras.layers.Layer]]:
+    """The pairs that hold weights themselves, not through a layer that has a pair of its own."""
+    for path, old, new in pairs:
+        holds = isinstance(old, keras.layers.Layer) and old.variables
+        if holds and not _calls.is_functional(old) and not _calls.wrapped_layers(old):
+            yield path, old, new
+
+
+def _carry_weights(pairs: list, take: Take) -> None:
+    for path, old, new in _leaves(pairs):
+        if len(old.variables) != len(new.variables):
+            raise ValueError(
+                f"The copy of layer '{path}' has {len(new.variables)} variables, the layer itself "
+                f"{len(old.variables)}: its get_config() does not tell all that it is made of."
+            )
+        places = {id(weight): index for index, weight in enumerate(old.weights)}
+        for variable, target in zip(old.variables, new.variables, strict=True):
+            value = keras.ops.convert_to_numpy(variable)
+            index = places.get(id(variable))
+            target.assign(value if index is None else take(path, index, value))
+
+
+def _slices(pairs: list, take: Take) -> dict[int, Callable[[np.ndarray], np.ndarray]]:
+    """For each new weight, by `id()`: how an array shaped like the old weight becomes one for it."""
+    return {
+        id(weight): lambda array, path=path, index=index: take(path, index, array)
+        for path, _, new in _leaves(pairs)
+        for index, weight in enumerate(new.weights)
+    }
+
+
+def _carry_training(model: keras.Model, new: keras.Model, slices: dict) -> None:
+    """Compiles `new` as `model` was compiled, and carries the optimizer's state."""
+    if not model.compiled:
+        return
+    try:
+        new.compile_from_config(model.get_compile_config())
+    except (TypeError, ValueError) as error:
+        warnings.warn(
+            f"'{new.name}' is not compiled, because the way '{model.name}' was compiled cannot be "
+            f"repeated from its config; call compile(). Keras says: {error}",
+            stacklevel=2,
+        )
+        return
+    if model.optimizer is not None and model.optimizer.built:
+        _carry_optimizer(model.optimizer, new.optimizer, new.trainable_variables, slices)
+
+
+def _carry_optimizer(old: Any, new: Any, variables: list, slices: dict) -> None:
+    references = _references(new, variables)
+    for index, (source, target) in enumerate(zip(old.variables, new.variables, strict=True)):
+        value = keras.ops.convert_to_numpy(source)
+        if index in references and source.shape != target.shape:
+            value = slices[id(references[index])](value)
+        if value.shape == tuple(target.shape):
+            target.assign(value)
+
+
+def _references(optimizer: Any, variables: list) -> dict[int, keras.Variable]:
+    """For each optimizer variable, by number: the model variable it is a slot of.
+
+    A second optimizer of the same config is built on the same variables while its
+    `add_variable_from_reference`, through which every optimizer makes its slots, is watched.
+    """
+    probe = type(optimizer).from_config(optimizer.get_config())
+    maker = getattr(probe, "inner_optimizer", probe)
+    made: dict[int, keras.Variable] = {}
+    make = maker.add_variable_from_reference
+
+    def watched(reference_variable, *args, **kwargs):
+        slot = make(reference_variable, *args, **kwargs)
+        made[id(slot)] = reference_variable
+        return slot
+
+    maker.add_variable_from_reference = watched
+    probe.build(variables)
+    return {index: made[id(slot)] for index, slot in enumerate(probe.variables) if id(slot) in made}
+
+
+def _custom_objects(model: keras.Model) -> dict[str, Any]:
+    """The user's own classes and functions that configs of this model may name."""
+    objects = [value for _, operation in _calls.walk(model) for value in vars(operation).values()]
+    if model.compiled:
+        objects += [*keras.tree.flatten(model.loss), model.optimizer, *model.metrics]
+    found = {}
+    for value in objects:
+        named = value if callable(value) and hasattr(value, "__name__") else type(value)
+        if not named.__module__.startswith(("keras.", "builtins")):
+            found[named.__name__] = named
+            found[keras.saving.get_registered_name(named)] = named
+    return found
