@@ -33,10 +33,10 @@ doctest: $(VENV)/.installed-dev ## run the examples in the docstrings
 	PYTHONPATH=tests $(BIN)/python -m pytest -p conftest --doctest-modules tfcompress
 
 bench: $(VENV)/.installed-dev ## run tests/benchmarks/bench_*.py; results go to .benchmarks/ as JSON
-	$(BIN)/python -m pytest tests/benchmarks -o python_files='bench_*.py' --benchmark-only --benchmark-autosave
+	$(BIN)/python -m pytest tests/benchmarks -o python_files='bench_*.py' --benchmark-only --benchmark-autosave -W default
 
 clean: ## delete the environment and all that tools left behind
-	rm -rf $(VENV) .build build dist .benchmarks .hypothesis .mypy_cache .pytest_cache .ruff_cache *.egg-info
+	rm -rf $(VENV) .build dist .hypothesis .mypy_cache .pytest_cache .ruff_cache *.egg-info
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 $(BIN)/python:
@@ -50,4 +50,4 @@ $(VENV)/.installed: pyproject.toml setup.py | $(BIN)/python
 
 $(VENV)/.installed-dev: pyproject.toml setup.py | $(BIN)/python
 	$(BIN)/python -m pip install --quiet --editable '.[$(BACKEND),test,lint]'
-	@touch $@
+	@touch $(VENV)/.installed $@

@@ -104,9 +104,9 @@ def _breach_of_tensorflow(file: str, found: Import) -> str | None:
 
 def _part(target: str, package: Path) -> str:
     """The top-level file or folder that a dotted name is in; `__init__` for what only that defines."""
-    name = (*target.split("."), "")[1]
-    here = (package / name).is_dir() if name else False
-    return name if here or (package / f"{name}.py").is_file() else "__init__"
+    name = target.removeprefix(package.name).removeprefix(".").split(".")[0]
+    is_module = name and ((package / name).is_dir() or (package / f"{name}.py").is_file())
+    return name if is_module else "__init__"
 
 
 def _floor(part: str) -> int | None:

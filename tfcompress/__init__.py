@@ -1,0 +1,45 @@
+"""Model compression for Keras 3: models that are really smaller and really faster.
+
+>>> import keras, tfcompress
+>>> x = keras.Input((8, 8, 3))
+>>> y = keras.layers.Conv2D(16, 3, activation="relu", name="stem")(x)
+>>> y = keras.layers.GlobalAveragePooling2D()(y)
+>>> model = keras.Model(x, keras.layers.Dense(2)(y))
+>>> small = tfcompress.prune(model, "l1", sparsity=0.5)
+>>> small.get_layer("stem").filters
+8
+"""
+
+from tfcompress import analysis, callbacks, channels, criteria, export, pruning, selection
+from tfcompress.channels import shrink, trace
+from tfcompress.pruning import (
+    prune,
+    prune_layerwise,
+    reestimate_batch_norm,
+    replace_head,
+    shrink_silenced,
+    sparsity_for,
+)
+from tfcompress.selection import Cutoff, Selection
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "Cutoff",
+    "Selection",
+    "analysis",
+    "callbacks",
+    "channels",
+    "criteria",
+    "export",
+    "prune",
+    "prune_layerwise",
+    "pruning",
+    "reestimate_batch_norm",
+    "replace_head",
+    "selection",
+    "shrink",
+    "shrink_silenced",
+    "sparsity_for",
+    "trace",
+]

@@ -167,6 +167,16 @@ def walk(model: keras.Model) -> Iterator[tuple[str, keras.Operation]]:
         waiting.extend((f"{path}/{child.name}", child) for child in inner)
 
 
+def weights(model: keras.Model) -> Iterator[tuple[str, int, keras.Variable]]:
+    """Yields (layer path, index in `layer.weights`, weight), each weight with the innermost layer."""
+    for path, operation in walk(model):
+        inner = [operation] if is_functional(operation) else wrapped_layers(operation)
+        others = {id(weight) for layer in inner for weight in layer.weights}
+        for index, weight in enumerate(getattr(operation, "weights", [])):
+            if id(weight) not in others:
+                yield path, index, weight
+
+
 def _operations(model: keras.Model) -> list[keras.Operation]:
     return _as_plain_functional(model).operations
 

@@ -87,16 +87,20 @@ class _Builder:
 
     def operation(self, operation: Any) -> Any:
         config = {**operation.get_config(), **self.configure(self.paths[id(operation)])}
-        if isinstance(operation, keras.layers.Bidirectional):
-            forward, backward = (self.copied(layer) for layer in _calls.wrapped_layers(operation))
-            config.update(layer=forward, backward_layer=backward)
-            return type(operation)(**config)
-        if isinstance(operation, keras.layers.Wrapper):
-            config["layer"] = self.copied(operation.layer)
-            return type(operation)(**config)
+        if inner := _calls.wrapped_layers(operation):
+            return self.wrapper(operation, inner, config)
         if isinstance(operation, keras.layers.Lambda):
             return type(operation).from_config(config, safe_mode=False)
         return type(operation).from_config(config)
+
+
+    def wrapper(self, operation: Any, inner: list, config: dict) -> Any:
+        config.update(zip(("layer", "backward_layer"), map(self.copied, inner), strict=False))
+        made = type(operation)(**config)
+        # Bidirectional wraps copies of what it is given, so the pairs are made from what it holds.
+        for old, new in zip(inner, _calls.wrapped_layers(made), strict=True):
+            self.copies[id(old)] = (old, new)
+        return made
 
 
 def _carry_trainable(pairs: list) -> None:
@@ -161,6 +165,12 @@ def _carry_optimizer(old: Any, new: Any, variables: list, slices: dict) -> None:
             value = slices[id(references[index])](value)
         if value.shape == tuple(target.shape):
             target.assign(value)
+
+
+def slots(optimizer: Any, variables: list) -> list[tuple[keras.Variable, keras.Variable]]:
+    """(optimizer variable, the model variable it belongs to) for every slot of a built optimizer."""
+    references = _references(optimizer, variables)
+    return [(optimizer.variables[index], reference) for index, reference in references.items()]
 
 
 def _references(optimizer: Any, variables: list) -> dict[int, keras.Variable]:

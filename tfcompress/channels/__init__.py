@@ -3,7 +3,18 @@
 from tfcompress.channels import table as _table  # noqa: F401  (fills the registry)
 from tfcompress.channels.graph import Balance, ChannelGraph, Group, trace
 from tfcompress.channels.shrink import shrink
-from tfcompress.channels.silence import silence
+from tfcompress.channels.silence import reading_masks, silence, silenced
 from tfcompress.channels.specs import ChannelSpec, register
 
-__all__ = ["Balance", "ChannelGraph", "ChannelSpec", "Group", "register", "shrink", "silence", "trace"]
+__all__ = [
+    "Balance",
+    "ChannelGraph",
+    "ChannelSpec",
+    "Group",
+    "reading_masks",
+    "register",
+    "shrink",
+    "silence",
+    "silenced",
+    "trace",
+]

@@ -123,6 +123,16 @@ class ChannelGraph:
             by_class[self[name].classes] = mask if self[name].locked is None else True
         return by_class[self.class_of]
 
+    def shapes_after(self, keep: Mapping[str, np.ndarray]) -> dict[tuple[str, int], tuple[int, ...]]:
+        """(layer path, index in `layer.weights`) -> the shape that `shrink` would leave."""
+        kept = self.keep_ids(keep)
+        shapes = {key: list(shape) for key, shape in self.shapes.items()}
+        for key, axes in self.ledger.axes.items():
+            for axis in axes.values() if key in shapes else ():
+                ids = axis.ids if axis.ids.ndim == 1 else axis.ids[0]
+                shapes[key][axis.axis] = int(kept[ids].sum())
+        return {key: tuple(shape) for key, shape in shapes.items()}
+
     def _checked(self, group: Group, mask: np.ndarray) -> np.ndarray:
         mask = np.asarray(mask)
         if mask.shape != (group.size,) or mask.dtype != bool:
@@ -177,11 +187,7 @@ def trace(model: keras.Model, *, approximate: bool = False) -> ChannelGraph:
 
 def weight_shapes(model: keras.Model) -> dict[tuple[str, int], tuple]:
     """(layer path, index in `layer.weights`) -> shape, for every weight."""
-    return {
-        (path, index): tuple(weight.shape)
-        for path, operation in _calls.walk(model)
-        for index, weight in enumerate(getattr(operation, "weights", []))
-    }
+    return {(path, index): tuple(weight.shape) for path, index, weight in _calls.weights(model)}
 
 
 def _assemble(ledger: Ledger, shapes: dict) -> ChannelGraph:

@@ -111,8 +111,9 @@ def each(v: Visit, spec: ChannelSpec) -> list[Ids | None]:
         return opaque(v, f"'{v.path}' ({kind}) looks across channels; trace(approximate=True) frees them")
     if not _elementwise(v):
         return opaque(v, f"the activation of '{v.path}' looks across channels")
-    if spec.pointwise and not spec.axes:
-        return [Ids(source.array, source.shape)]
+    if spec.pointwise:
+        _note_aligned_axes(v, source)
+        return [source]
     return [_each_channel(v, spec, source, copies=1)]
 
 
@@ -201,9 +202,7 @@ def _depthwise_by_groups(v: Visit, spec: ChannelSpec, read: np.ndarray) -> list[
 
 
 def _each_channel(v: Visit, spec: ChannelSpec, source: Ids, copies: int) -> Ids | None:
-    axis = source.varying[0] if spec.pointwise and source.varying else None
-    if axis is None:
-        axis = channel_axis(v.operation, len(source.shape))
+    axis = channel_axis(v.operation, len(source.shape))
     if not set(source.varying) <= {axis}:
         return opaque(v, f"'{v.path}' works across another axis than the channels'")[0]
     ids = source.vector(axis)
@@ -229,6 +228,14 @@ def _note_axes(v: Visit, spec: ChannelSpec, vectors: dict[str, np.ndarray]) -> N
             for word in words:
                 ids = np.tile(ids, int(word)) if word.isdigit() else ids
             v.ledger.role((v.path, index), Axis(axis, ids, reads="reads" in words))
+
+
+def _note_aligned_axes(v: Visit, source: Ids) -> None:
+    """The weights of a pointwise layer have the shape of its input, or length 1 where they are shared."""
+    for index, weight in enumerate(v.weights):
+        for axis in source.varying:
+            if weight.shape[axis] != 1:
+                v.ledger.role((v.path, index), Axis(axis, source.vector(axis), reads=False))
 
 
 def _roles(weight: keras.Variable, spec: ChannelSpec) -> tuple[str, ...]:

@@ -1,0 +1,81 @@
+"""Batches out of whatever a Keras user holds data in.
+
+>>> import numpy as np
+>>> for x, y in batches((np.zeros((5, 2)), np.arange(5)), batch_size=4):
+...     print(x.shape, y)
+(4, 2) [0 1 2 3]
+(1, 2) [4]
+"""
+
+from collections.abc import Iterable, Iterator
+from typing import Any
+
+import keras
+import numpy as np
+
+
+def batches(data: Any, batch_size: int = 32) -> Iterator[tuple[Any, Any]]:
+    """Yields (inputs, labels) batch by batch, as NumPy arrays; labels are None where there are none.
+
+    Args:
+        data: an array `(images, ...)`; a list or dict of arrays for a model with several inputs; a
+            tuple (inputs, labels) of these; or anything that yields batches of inputs or of
+            (inputs, labels): a `tf.data.Dataset`, a `keras.utils.PyDataset`, a loader, a generator.
+        batch_size: images per batch, where `data` is arrays.
+
+    Raises:
+        ValueError: there is no data, or the arrays differ in length.
+    """
+    found = False
+    for batch in _slices(data, batch_size) if _is_arrays(data) else _batches_of(data):
+        inputs, labels, _ = keras.utils.unpack_x_y_sample_weight(batch)
+        found = True
+        yield keras.tree.map_structure(keras.ops.convert_to_numpy, (inputs, labels))
+    if not found:
+        raise ValueError("The data is empty: it yields no batch at all. A generator can be read only once.")
+
+
+def check_inputs(model: keras.Model, inputs: Any) -> None:
+    """Raises `ValueError` unless a batch of inputs fits what the model expects and is finite."""
+    arrays, expected = keras.tree.flatten(inputs), keras.tree.flatten(model.inputs)
+    if len(arrays) != len(expected):
+        raise ValueError(f"'{model.name}' has {len(expected)} inputs, the data gives {len(arrays)}.")
+    for array, tensor in zip(arrays, expected, strict=True):
+        sizes = zip(array.shape[1:], tensor.shape[1:], strict=False)
+        if array.ndim != len(tensor.shape) or any(want not in (None, got) for got, want in sizes):
+            raise ValueError(
+                f"Input '{tensor.name}' of '{model.name}' wants batches of shape {tuple(tensor.shape)}, "
+                f"the data has {array.shape}."
+            )
+        if np.issubdtype(array.dtype, np.floating) and not np.isfinite(array).all():
+            raise ValueError(f"The data for input '{tensor.name}' holds NaN or infinite values.")
+
+
+def _is_arrays(data: Any) -> bool:
+    """Whether `data` is one whole set of arrays, and not something that yields batches."""
+    if isinstance(data, tuple):
+        return _is_arrays(data[0]) if data else True
+    if isinstance(data, (list, dict)):
+        leaves = list(data.values()) if isinstance(data, dict) else data
+        return not leaves or all(hasattr(leaf, "shape") and hasattr(leaf, "dtype") for leaf in leaves)
+    return hasattr(data, "shape") and hasattr(data, "dtype")
+
+
+def _slices(data: Any, batch_size: int) -> Iterator[Any]:
+    leaves = [leaf for leaf in keras.tree.flatten(data) if leaf is not None]
+    lengths = {len(leaf) for leaf in leaves}
+    if len(lengths) > 1:
+        raise ValueError(f"The arrays hold different numbers of images: {sorted(lengths)}.")
+    for start in range(0, max(lengths, default=0), batch_size):
+        yield keras.tree.map_structure(lambda leaf: leaf if leaf is None else leaf[start : start + batch_size], data)
+
+
+def _batches_of(data: Iterable) -> Iterator[Any]:
+    if isinstance(data, keras.utils.PyDataset):
+        return (data[index] for index in range(data.num_batches or len(data)))
+    if not isinstance(data, Iterable):
+        raise ValueError(
+            "Expected arrays, a tuple (inputs, labels), a tf.data.Dataset, a PyDataset or an iterable of "
+            f"batches, got {type(data).__name__}."
+        )
+    return iter(data)

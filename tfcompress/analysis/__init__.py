@@ -1,0 +1,38 @@
+"""Analysis: what a model costs, in parameters, multiply-accumulates, bytes and milliseconds.
+
+>>> import keras
+>>> from tfcompress import analysis
+>>> x = keras.Input((8, 8, 3))
+>>> model = keras.Model(x, keras.layers.Conv2D(4, 3, padding="same")(x))
+>>> analysis.macs(model)
+6912
+>>> analysis.summary(model).totals["params"]
+112
+"""
+
+from tfcompress.analysis.costs import Costs, costs, macs, macs_by_weight
+from tfcompress.analysis.latency import Latency, latency, latency_ratio
+from tfcompress.analysis.mac_rules import MacRule, at_inputs, at_outputs, at_time_steps, register
+from tfcompress.analysis.plots import sensitivity_curves, sorted_scores
+from tfcompress.analysis.steps import Step
+from tfcompress.analysis.summary import Summary, summary
+
+__all__ = [
+    "Costs",
+    "Latency",
+    "MacRule",
+    "Step",
+    "Summary",
+    "at_inputs",
+    "at_outputs",
+    "at_time_steps",
+    "costs",
+    "latency",
+    "latency_ratio",
+    "macs",
+    "macs_by_weight",
+    "register",
+    "sensitivity_curves",
+    "sorted_scores",
+    "summary",
+]

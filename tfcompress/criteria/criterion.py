@@ -1,0 +1,115 @@
+"""What a criterion is: the importance of every output channel of a layer, higher = keep.
+
+Your own is one small class:
+
+>>> from dataclasses import dataclass
+>>> import numpy as np
+>>> from tfcompress.criteria import WeightCriterion
+>>> @dataclass(frozen=True)
+... class Largest(WeightCriterion):
+...     def score_filters(self, filters):
+...         return np.abs(filters).max(axis=1)
+>>> Largest().score_filters(np.array([[1.0, -3.0], [2.0, 0.0]]))
+array([3., 2.])
+"""
+
+import dataclasses
+from collections.abc import Sequence
+from typing import Any, ClassVar
+
+import keras
+import numpy as np
+
+from tfcompress import _calls
+from tfcompress.criteria import filters
+
+
+@dataclasses.dataclass(frozen=True)
+class Criterion:
+    """Scores output channels. Subclasses are frozen dataclasses whose fields are their settings."""
+
+    name: ClassVar[str] = ""
+    needs_data: ClassVar[bool] = False
+    needs_labels: ClassVar[bool] = False
+
+    def score(self, model: keras.Model, layers: Sequence[str], data: Any = None) -> dict[str, np.ndarray]:
+        """Returns layer path -> `(filters,)` float array, higher = keep.
+
+        Layers for which the criterion is not defined are left out of the result.
+
+        Args:
+            model: a built functional or Sequential model; it is not changed.
+            layers: paths of layers, as `ChannelGraph` names them.
+            data: what `tfcompress._data.batches` takes; only data-driven criteria look at it.
+
+        Raises:
+            ValueError: a weight or an activation is NaN, or data is missing.
+        """
+        raise NotImplementedError
+
+    def get_config(self) -> dict[str, Any]:
+        """`criteria.get(criterion.get_config())` is an equal criterion."""
+        return {"name": self.name, **dataclasses.asdict(self)}
+
+
+@dataclasses.dataclass(frozen=True)
+class WeightCriterion(Criterion):
+    """Looks at one layer's weights at a time. Implement `score_filters`."""
+
+    def score_filters(self, filters: np.ndarray) -> np.ndarray:
+        """From `(filters, weights)`, one row per output channel, to `(filters,)`."""
+        raise NotImplementedError
+
+    def score(self, model: keras.Model, layers: Sequence[str], data: Any = None) -> dict[str, np.ndarray]:
+        by_path = dict(_calls.walk(model))
+        found = {path: filters.rows(path, by_path) for path in layers}
+        return {path: checked(path, self.score_filters(rows)) for path, rows in found.items() if rows is not None}
+
+
+@dataclasses.dataclass(frozen=True)
+class ActivationCriterion(Criterion):
+    """Looks at activations. One forward pass over the data serves all layers and all criteria.
+
+    `statistics` runs inside the compiled pass, `update` and `result` outside of it.
+    """
+
+    needs_data: ClassVar[bool] = True
+
+    def statistics(self, outputs: Any, labels: Any) -> Any:
+        """From one batch of activations to what is worth keeping of it, in `keras.ops`.
+
+        Args:
+            outputs: `(batch, ..., channels)` float32, after the layer's normalization and
+                activation function.
+            labels: the batch's labels, or None.
+
+        Returns:
+            A tensor, or a list or dict of tensors.
+        """
+        raise NotImplementedError
+
+    def update(self, state: Any, statistics: Any) -> Any:
+        """Adds a batch's statistics, as NumPy arrays, to the state, at first None. Default: sums."""
+        if state is None:
+            return keras.tree.map_structure(lambda value: value.astype("float64"), statistics)
+        return keras.tree.map_structure(lambda total, value: total + value, state, statistics)
+
+    def result(self, state: Any) -> np.ndarray:
+        """From the state after the last batch to `(channels,)`."""
+        raise NotImplementedError
+
+    def score(self, model: keras.Model, layers: Sequence[str], data: Any = None) -> dict[str, np.ndarray]:
+        from tfcompress.criteria.streaming import score_together
+
+        return score_together(model, {"": self}, layers, data)[""]
+
+
+def checked(path: str, scores: np.ndarray) -> np.ndarray:
+    """The scores as float64; `ValueError` if one is not finite."""
+    scores = np.asarray(scores, "float64")
+    if not np.isfinite(scores).all():
+        raise ValueError(
+            f"Layer '{path}' has NaN or infinite weights or activations in channels "
+            f"{np.flatnonzero(~np.isfinite(scores))[:8].tolist()}; train it to finite values first."
+        )
+    return scores

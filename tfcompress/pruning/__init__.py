@@ -1,0 +1,20 @@
+"""Verbs that take channels out of a model: a model in, a smaller model out."""
+
+from tfcompress.pruning.batch_norm import reestimate_batch_norm
+from tfcompress.pruning.budget import Budget, sparsity_for
+from tfcompress.pruning.head import replace_head
+from tfcompress.pruning.layerwise import prune_layerwise
+from tfcompress.pruning.prune import prune
+from tfcompress.pruning.removed import Removed
+from tfcompress.pruning.silenced import shrink_silenced
+
+__all__ = [
+    "Budget",
+    "Removed",
+    "prune",
+    "prune_layerwise",
+    "reestimate_batch_norm",
+    "replace_head",
+    "shrink_silenced",
+    "sparsity_for",
+]

@@ -1,0 +1,118 @@
+"""Budgets: how much to remove so that the model fits a number of parameters, MACs or bytes."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import keras
+import numpy as np
+
+from tfcompress import _calls, channels
+from tfcompress._registry import near_miss
+from tfcompress.analysis.costs import macs_by_weight
+from tfcompress.channels import ChannelGraph
+from tfcompress.pruning import scope
+from tfcompress.selection import Scores, Selection
+
+Shapes = Mapping[tuple[str, int], tuple[int, ...]]
+
+
+def _params(model: keras.Model) -> Callable[[Shapes], float]:
+    return lambda shapes: sum(int(np.prod(shape)) for shape in shapes.values())
+
+
+def _macs(model: keras.Model) -> Callable[[Shapes], float]:
+    positions = macs_by_weight(model)
+    # MACs that belong to no weight (attention's products) are left as they are.
+    return lambda shapes: sum(times * int(np.prod(shapes[key])) for key, times in positions.items())
+
+
+def _bytes(model: keras.Model) -> Callable[[Shapes], float]:
+    sizes = {
+        (path, index): keras.ops.convert_to_numpy(weight).dtype.itemsize for path, index, weight in _calls.weights(model)
+    }
+    return lambda shapes: sum(sizes[key] * int(np.prod(shape)) for key, shape in shapes.items())
+
+
+COSTS: dict[str, Callable] = {"params": _params, "macs": _macs, "bytes": _bytes}
+
+
+@dataclass(frozen=True)
+class Budget:
+    """A limit on what a model costs.
+
+    Args:
+        limits: any of `"params"`, `"macs"` and `"bytes"` (of weights) -> the limit; at most 1 for a share
+            of what the unpruned model costs, above 1 for an absolute number.
+
+    Raises:
+        ValueError: an unknown cost, or a limit that is not positive.
+    """
+
+    limits: Mapping[str, float]
+
+    def __post_init__(self):
+        if not isinstance(self.limits, Mapping) or not self.limits:
+            raise ValueError(f"A budget is a dict such as {{'macs': 0.5}}, got {self.limits!r}.")
+        for name, limit in self.limits.items():
+            if name not in COSTS:
+                raise ValueError(near_miss("budget", name, COSTS))
+            if not limit > 0:
+                raise ValueError(f"The budget for {name} must be positive, got {limit}.")
+
+    def solve(self, model: keras.Model, graph: ChannelGraph, scores: Scores, selection: Selection) -> float:
+        """The smallest sparsity, found by bisection over the sizes after shrinking, that meets all limits.
+
+        Raises:
+            ValueError: even with every group at the selection's floor the model is too big; the
+                message says how small it can get.
+        """
+        costs = {name: COSTS[name](model) for name in self.limits}
+        whole = graph.shapes_after({})
+        limits = {name: limit * costs[name](whole) if limit <= 1 else limit for name, limit in self.limits.items()}
+
+        def excess(sparsity: float) -> dict[str, float]:
+            shapes = graph.shapes_after(selection.masks(scores, sparsity, graph.balances))
+            return {name: cost(shapes) for name, cost in costs.items() if cost(shapes) > limits[name]}
+
+        if not excess(0.0):
+            return 0.0
+        low, high = 0.0, 1.0 - selection.floor if selection.floor else 1.0 - 1e-9
+        over = excess(high)
+        if over:
+            reached = ", ".join(f"{name} {value:,.0f} > {limits[name]:,.0f}" for name, value in over.items())
+            raise ValueError(
+                f"The budget cannot be met: with a floor of {selection.floor:.0%} per group the least is {reached}. "
+                "Raise the budget, lower Selection(floor=...), or include more layers."
+            )
+        while high - low > 1e-3:
+            middle = (low + high) / 2
+            low, high = (middle, high) if excess(middle) else (low, middle)
+        return high
+
+
+def sparsity_for(
+    model: keras.Model,
+    budget: Mapping[str, float],
+    *,
+    include: scope.Patterns = None,
+    exclude: scope.Patterns = None,
+    selection: Selection = Selection(),
+) -> float:
+    """The share to remove from every group alike so that the model meets a budget.
+
+    Args:
+        model: a built functional or Sequential model.
+        budget: see `prune`.
+        include: see `prune`.
+        exclude: see `prune`.
+        selection: its rounding and floor count; its scope must be `"group"`.
+
+    Raises:
+        ValueError: see `prune`.
+    """
+    if selection.scope != "group":
+        raise ValueError("A sparsity that is the same for every group needs Selection(scope='group').")
+    graph = channels.trace(model)
+    even: dict[str, Any] = {group.name: np.zeros(group.size) for group in scope.chosen(graph, include, exclude)}
+    return Budget(budget).solve(model, graph, even, selection)

@@ -1,0 +1,76 @@
+"""What a verb removed, and where."""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+
+import numpy as np
+from rich.console import Console
+from rich.table import Table
+
+from tfcompress.channels import ChannelGraph
+
+
+@dataclass(frozen=True)
+class Removal:
+    """One group of coupled layers.
+
+    Attributes:
+        group: its name in the `ChannelGraph`.
+        layers: layer path -> int array, the outputs that layer lost, numbered as in the model the
+            verb was given.
+        before: channels in the group.
+        after: channels that stay.
+    """
+
+    group: str
+    layers: Mapping[str, np.ndarray]
+    before: int
+    after: int
+
+
+@dataclass(frozen=True)
+class Removed:
+    """What was removed where, and which groups had to stay whole.
+
+    Iterate over it for the `Removal`s; print it for a table.
+
+    Attributes:
+        removals: one entry per group that could be pruned, in the order of pruning.
+        untouched: group name -> why it stayed as it is.
+    """
+
+    removals: tuple[Removal, ...]
+    untouched: Mapping[str, str]
+
+    def __iter__(self) -> Iterator[Removal]:
+        return iter(self.removals)
+
+    def __rich__(self) -> Table:
+        table = Table(title="Removed channels")
+        for column in ("group", "layers", "before", "after"):
+            table.add_column(column, justify="right" if column in ("before", "after") else "left")
+        for removal in self.removals:
+            layers = ", ".join(removal.layers)
+            table.add_row(removal.group, layers, str(removal.before), str(removal.after))
+        for group, reason in self.untouched.items():
+            table.add_row(group, f"[dim]{reason}[/dim]", "", "")
+        return table
+
+    def __str__(self) -> str:
+        console = Console(width=120)
+        with console.capture() as capture:
+            console.print(self)
+        return capture.get()
+
+
+def removals(graph: ChannelGraph, keep: Mapping[str, np.ndarray]) -> list[Removal]:
+    """The entries for the groups in `keep`."""
+    return [
+        Removal(
+            name,
+            {path: np.sort(outputs[~mask].ravel()) for path, outputs in graph[name].layers.items()},
+            graph[name].size,
+            int(mask.sum()),
+        )
+        for name, mask in keep.items()
+    ]

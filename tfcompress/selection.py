@@ -1,0 +1,227 @@
+"""From scores to masks: which channels stay.
+
+>>> import numpy as np
+>>> scores = {"conv": np.array([3.0, 1.0, 2.0, 4.0])}
+>>> Selection(round_to=1).masks(scores, 0.5)["conv"]
+array([ True, False, False,  True])
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from scipy import optimize, sparse
+
+Scores = Mapping[str, np.ndarray]
+Masks = dict[str, np.ndarray]
+Sparsity = float | Mapping[str, float] | Callable[[np.ndarray], np.ndarray]
+
+SCOPES = ("group", "global")
+POOLS: dict[str, Callable] = {"mean": np.mean, "max": np.max, "min": np.min, "sum": np.sum}
+
+
+@dataclass(frozen=True)
+class Cutoff:
+    """A sparsity that follows the scores: removes what lies far below the group's mean.
+
+    Removed are entries whose score is at most `mean - deviations * standard deviation`. With the
+    APoZ criterion, whose score is `1 - APoZ`, that is the paper's rule, APoZ at least one standard
+    deviation above the mean (Hu et al. 2016, section 3.2).
+
+    >>> Cutoff(1.0)(np.array([0.0, 1.0, 1.0, 1.0]))
+    array([False,  True,  True,  True])
+    """
+
+    deviations: float = 1.0
+
+    def __call__(self, scores: np.ndarray) -> np.ndarray:
+        spread = scores.std()
+        keep = scores > scores.mean() - self.deviations * spread
+        return keep if spread > 0 else np.ones(len(scores), bool)
+
+
+@dataclass(frozen=True)
+class Selection:
+    """How scores become masks.
+
+    Args:
+        scope: `"group"`: every group loses the same share. `"global"`: one ranking over all
+            groups; since scores are not comparable between layers, each group's are first divided
+            by their mean.
+        round_to: numbers of channels that stay are multiples of this, because odd widths run
+            slower. A group narrower than eight times that is rounded to a smaller power of two,
+            so that rounding moves its sparsity by 1/16 at most.
+        floor: the smallest share of a group that a global ranking or a budget leaves. At least
+            one channel always stays.
+        pool: how the scores of coupled layers become one: `"mean"`, `"max"`, `"min"` or `"sum"`.
+
+    Raises:
+        ValueError: a setting is out of range.
+    """
+
+    scope: str = "group"
+    round_to: int = 8
+    floor: float = 0.1
+    pool: str = "mean"
+
+    def __post_init__(self):
+        _check_choice("scope", self.scope, SCOPES)
+        _check_choice("pool", self.pool, POOLS)
+        if self.round_to < 1 or int(self.round_to) != self.round_to:
+            raise ValueError(f"round_to must be a positive whole number, got {self.round_to}.")
+        if not 0 <= self.floor <= 1:
+            raise ValueError(f"floor must be a share in [0, 1], got {self.floor}.")
+
+    def masks(self, scores: Scores, sparsity: Sparsity, balances: Sequence[Any] = ()) -> Masks:
+        """Returns group name -> bool array `(size,)`, True where the channel stays.
+
+        Args:
+            scores: group name -> `(size,)` scores, higher = keep. Ties go to the lower index.
+            sparsity: the share to remove; or group name -> share; or a function from scores to a
+                mask, such as `Cutoff`.
+            balances: blocks that must keep equal numbers (`tfcompress.channels.Balance`). Groups
+                in them may lose a little more than asked for.
+        """
+        if callable(sparsity):
+            return _fit({name: _nonempty(sparsity(values), values) for name, values in scores.items()}, scores, {}, balances)
+        counts = self.counts(scores, sparsity)
+        masks = {name: _top(values, counts[name]) for name, values in scores.items()}
+        steps = {name: self.step(len(values)) for name, values in scores.items()}
+        return _fit(masks, scores, steps, balances)
+
+    def counts(self, scores: Scores, sparsity: float | Mapping[str, float]) -> dict[str, int]:
+        """How many entries of each group stay."""
+        sizes = {name: len(values) for name, values in scores.items()}
+        if isinstance(sparsity, Mapping):
+            wanted = {name: size * (1 - sparsity.get(name, 0.0)) for name, size in sizes.items()}
+        elif self.scope == "global":
+            wanted = self._global_counts(scores, sparsity)
+        else:
+            wanted = {name: size * (1 - sparsity) for name, size in sizes.items()}
+        return {name: self.rounded(wanted[name], size) for name, size in sizes.items()}
+
+    def _global_counts(self, scores: Scores, sparsity: float) -> dict[str, float]:
+        scaled = {name: values / (np.abs(values).mean() or 1.0) for name, values in scores.items()}
+        ranked = np.sort(np.concatenate(list(scaled.values())))
+        threshold = ranked[min(int(round(sparsity * len(ranked))), len(ranked) - 1)]
+        return {name: max(self.floor * len(v), float((v >= threshold).sum())) for name, v in scaled.items()}
+
+    def rounded(self, count: float, size: int) -> int:
+        """`count` as a multiple of the group's step, between one step and `size`."""
+        if count >= size:
+            return size
+        step = self.step(size)
+        return int(min(size, max(1, step * round(count / step), min(step, size))))
+
+    def step(self, size: int) -> int:
+        """The multiple that numbers of a group of `size` are rounded to."""
+        step = int(self.round_to)
+        while step > 1 and step * 8 > size:
+            step = step // 2
+        return step
+
+
+def check_sparsity(sparsity: Any) -> None:
+    """Raises `ValueError` unless every share is a number in [0, 1)."""
+    shares = sparsity.values() if isinstance(sparsity, Mapping) else [] if callable(sparsity) else [sparsity]
+    for share in shares:
+        if not isinstance(share, (int, float)) or not 0 <= share < 1:
+            raise ValueError(f"A sparsity is the share to remove, a number in [0, 1), got {share!r}.")
+
+
+def _check_choice(kind: str, value: Any, choices: Any) -> None:
+    if value not in choices:
+        raise ValueError(f"{kind} must be one of {list(choices)}, got {value!r}.")
+
+
+def _top(scores: np.ndarray, count: int) -> np.ndarray:
+    """The mask of the `count` highest scores; of equal ones the lower index stays."""
+    mask = np.zeros(len(scores), bool)
+    mask[np.argsort(-scores, kind="stable")[:count]] = True
+    return mask
+
+
+def _nonempty(mask: np.ndarray, scores: np.ndarray) -> np.ndarray:
+    return mask if mask.any() else _top(scores, 1)
+
+
+# ------------------------------------------------------------------ equal numbers per block
+
+
+def _fit(masks: Masks, scores: Scores, steps: Mapping[str, int], balances: Sequence[Any]) -> Masks:
+    """Changes masks as little as their sizes allow until every balance holds."""
+    involved = [b for b in balances if any(name in masks for block in b.blocks for name in block)]
+    if all(len(set(balance.counts(masks))) == 1 for balance in involved):
+        return masks
+    names = sorted({name for b in involved for block in b.blocks for name in block if name in masks})
+    for relaxed in (steps, {}):
+        found = _solve({name: masks[name] for name in names}, scores, relaxed, involved)
+        if found is not None:
+            return {**masks, **found}
+    return {**masks, **{name: np.ones(len(masks[name]), bool) for name in names}}
+
+
+def _solve(masks: Masks, scores: Scores, steps: Mapping[str, int], balances: Sequence[Any]) -> Masks | None:
+    """The best-scored masks no larger than `masks` that satisfy the balances; None if there are none.
+
+    An integer program: one binary variable per entry, one integer per group for the number of
+    steps it keeps. Keeping one more entry always beats keeping better ones.
+    """
+    names, sizes = list(masks), [len(mask) for mask in masks.values()]
+    starts = dict(zip(names, np.cumsum([0, *sizes]), strict=False))
+    entries, groups = sum(sizes), len(names)
+    rows, lower, upper = [], [], []
+
+    def constrain(coefficients: dict[int, float], low: float, high: float) -> None:
+        rows.append(coefficients)
+        lower.append(low)
+        upper.append(high)
+
+    for number, (name, mask) in enumerate(masks.items()):
+        own = {starts[name] + i: 1.0 for i in range(len(mask))}
+        constrain(own, 1, mask.sum())
+        step = steps.get(name, 1)
+        if step > 1 and not mask.all():
+            constrain({**own, entries + number: -float(step)}, 0, 0)
+    for balance in balances:
+        first, *others = _block_rows(balance, starts)
+        for other in others:
+            difference = {i: first[0].get(i, 0) - other[0].get(i, 0) for i in {*first[0], *other[0]}}
+            constrain(difference, other[1] - first[1], other[1] - first[1])
+    matrix = sparse.lil_array((len(rows), entries + groups))
+    for row, coefficients in enumerate(rows):
+        for column, value in coefficients.items():
+            matrix[row, column] = value
+    gain = np.concatenate([1 + _ranks(scores[name]) for name in names] + [np.zeros(groups)])
+    solution = optimize.milp(
+        -gain,
+        constraints=optimize.LinearConstraint(matrix.tocsr(), lower, upper),
+        integrality=np.ones(entries + groups),
+        bounds=optimize.Bounds(0, np.concatenate([np.ones(entries), np.full(groups, np.inf)])),
+        options={"mip_rel_gap": 1e-3, "time_limit": 20},
+    )
+    if solution.x is None:
+        return None
+    return {name: solution.x[starts[name] : starts[name] + size] > 0.5 for name, size in zip(names, sizes, strict=True)}
+
+
+def _block_rows(balance: Any, starts: Mapping[str, int]) -> list[tuple[dict[int, float], float]]:
+    """Per block: coefficients of the entries that may go, and the number of channels that stay anyway."""
+    blocks = []
+    for block, fixed in zip(balance.blocks, balance.fixed, strict=True):
+        row: dict[int, float] = {}
+        for name, weights in block.items():
+            if name in starts:
+                row |= {int(starts[name] + i): float(w) for i, w in enumerate(weights) if w}
+            else:
+                fixed += int(weights.sum())
+        blocks.append((row, float(fixed)))
+    return blocks
+
+
+def _ranks(scores: np.ndarray) -> np.ndarray:
+    """Ranks in [0, 1); of equal scores the lower index ranks higher."""
+    ranks = np.empty(len(scores))
+    ranks[np.argsort(-scores, kind="stable")[::-1]] = np.arange(len(scores)) / len(scores)
+    return ranks
