@@ -5,6 +5,8 @@ from collections.abc import Callable
 import keras
 from keras import Input, Model, layers, ops
 
+from tfcompress.layers import ChannelShuffle
+
 MODELS: dict[str, Callable[[], Model]] = {}
 
 
@@ -234,6 +236,22 @@ def shuffle_by_reshape():
     x = layers.Permute((1, 2, 4, 3))(x)
     x = layers.Reshape((12, 12, 12))(x)
     x = layers.Conv2D(8, 3, groups=2)(x)
+    return Model(i, _classify(x))
+
+
+@model
+def shufflenet_units():
+    x = i = _image()
+    x = layers.Conv2D(12, 3)(x)
+    for _ in range(2):
+        y = layers.Conv2D(12, 1, groups=3, activation="relu")(x)
+        y = ChannelShuffle(3)(y)
+        y = layers.BatchNormalization()(layers.DepthwiseConv2D(3, padding="same")(y))
+        x = layers.Add()([x, layers.Conv2D(12, 1, groups=3)(y)])
+    y = ChannelShuffle(3)(layers.Conv2D(12, 1, groups=3)(x))
+    y = layers.Conv2D(12, 1, groups=3)(layers.DepthwiseConv2D(3, strides=2, padding="same")(y))
+    x = layers.Concatenate()([layers.AveragePooling2D(3, 2, padding="same")(x), y])
+    x = layers.Conv2D(6, 1, groups=3)(x)
     return Model(i, _classify(x))
 
 

@@ -119,16 +119,27 @@ def _leaves(pairs: list) -> Iterator[tuple[str, keras.layers.Layer, keras.layers
 
 def _carry_weights(pairs: list, take: Take) -> None:
     for path, old, new in _leaves(pairs):
-        if len(old.variables) != len(new.variables):
+        targets = _by_name(new)
+        missing = _by_name(old).keys() - targets.keys()
+        if missing:
             raise ValueError(
-                f"The copy of layer '{path}' has {len(new.variables)} variables, the layer itself "
-                f"{len(old.variables)}: its get_config() does not tell all that it is made of."
+                f"The copy of layer '{path}' lacks its variables {sorted(missing)}: the layer's "
+                "get_config() does not tell all that it is made of."
             )
         places = {id(weight): index for index, weight in enumerate(old.weights)}
-        for variable, target in zip(old.variables, new.variables, strict=True):
-            value = keras.ops.convert_to_numpy(variable)
+        for name, variable in _by_name(old).items():
+            value = variable.numpy()
             index = places.get(id(variable))
-            target.assign(value if index is None else take(path, index, value))
+            targets[name].assign(value if index is None else take(path, index, value))
+
+
+def _by_name(layer: keras.layers.Layer) -> dict[tuple[str, int], keras.Variable]:
+    """(name, how many of that name came before) -> variable."""
+    found: dict[tuple[str, int], keras.Variable] = {}
+    for variable in layer.variables:
+        number = sum(name == variable.name for name, _ in found)
+        found[variable.name, number] = variable
+    return found
 
 
 def _slices(pairs: list, take: Take) -> dict[int, Callable[[np.ndarray], np.ndarray]]:
@@ -160,7 +171,7 @@ def _carry_training(model: keras.Model, new: keras.Model, slices: dict) -> None:
 def _carry_optimizer(old: Any, new: Any, variables: list, slices: dict) -> None:
     references = _references(new, variables)
     for index, (source, target) in enumerate(zip(old.variables, new.variables, strict=True)):
-        value = keras.ops.convert_to_numpy(source)
+        value = source.numpy()
         if index in references and source.shape != target.shape:
             value = slices[id(references[index])](value)
         if value.shape == tuple(target.shape):

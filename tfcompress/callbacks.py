@@ -145,11 +145,11 @@ class _Silence:
     def apply(self) -> None:
         """Zeroes now. The optimizer overwrites weights by their moving averages, so these too."""
         for weight, mask, _ in self.masks.values():
-            weight.assign(keras.ops.convert_to_numpy(weight) * mask)
+            weight.assign(weight.numpy() * mask)
         slots = _cloning.slots(self.model.optimizer, self.model.trainable_variables)
         for slot, weight in slots:
             if id(weight) in self.masks and slot.shape == weight.shape:
-                slot.assign(keras.ops.convert_to_numpy(slot) * self.masks[id(weight)][1])
+                slot.assign(slot.numpy() * self.masks[id(weight)][1])
 
     def release(self) -> None:
         for weight, _, before in self.masks.values():

@@ -32,7 +32,7 @@ def sum_with_ones(layer, shape):
     Holds where no product is thrown away, so without padding.
     """
     model = model_of(layer, shape)
-    layer.set_weights([np.zeros_like(w) if w.ndim == 1 else np.ones_like(w) for w in layer.get_weights()])
+    layer.set_weights([np.full(w.shape, w.name != "bias", "float32") for w in layer.weights])
     return int(np.sum(keras.ops.convert_to_numpy(model(np.ones((1, *shape), "float32"))))), macs(model)
 
 

@@ -98,7 +98,7 @@ def test_a_weight_that_two_layers_hold_is_counted_once_but_multiplied_twice():
 def test_nonzero_macs_are_those_of_the_weights_that_are_left(density, seed):
     conv, head = layers.Conv2D(4, 3, use_bias=False, name="conv"), layers.Dense(5, name="head")
     model = keras.Sequential([keras.Input((6, 6, 2)), conv, layers.Flatten(), head])
-    masks = [np.random.default_rng(seed).random(w.shape) < density for w in model.get_weights()]
+    masks = [np.random.default_rng(seed).random(w.shape) < density for w in model.weights]
     model.set_weights([mask.astype("float32") for mask in masks])
     table = summary(model)
     assert table.totals["nonzero_params"] == sum(int(mask.sum()) for mask in masks)
@@ -110,7 +110,7 @@ def test_products_of_activations_are_in_both_counts_of_macs():
     x = keras.Input((10, 8))
     layer = layers.MultiHeadAttention(2, 4, name="attend")
     model = keras.Model(x, layer(x, x))
-    layer.set_weights([np.zeros_like(w) for w in layer.get_weights()])
+    layer.set_weights([np.zeros(w.shape) for w in layer.weights])
     row = rows_of(model)["attend"]
     assert row["nonzero_macs"] == 2 * 10 * 10 * 8
     assert row["macs"] == row["nonzero_macs"] + 4 * 10 * 8 * 8

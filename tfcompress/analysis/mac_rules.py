@@ -175,9 +175,10 @@ def lookup(operation: Any) -> MacRule | None:
     """The rule of an operation, or None if there is none."""
     if not isinstance(operation, keras.layers.Layer):
         return _RULES.get(_ops_name(operation))
-    for cls in type(operation).__mro__:
+    kind: Any = type(operation)
+    for cls in kind.__mro__:
         if cls in _RULES:
-            return _RULES[cls] if cls.call is type(operation).call else None
+            return _RULES[cls] if cls.call is kind.call else None
     return _RULES.get(_applications_name(operation))
 
 

@@ -72,10 +72,11 @@ def replay(model: keras.Model, input_shape: InputShape | None = None) -> Replay:
     """
     _calls.check_functional(model)
     recipe = _calls.read(model)
-    tensors = _inputs(model, input_shape)
+    names = [ref.operation for ref in keras.tree.flatten(recipe.inputs)]
+    tensors = _inputs(model, names, input_shape)
     recorder = _Recorder({id(operation): path for path, operation in _calls.walk(model)})
-    for ref, tensor in zip(keras.tree.flatten(recipe.inputs), tensors, strict=True):
-        layer = recipe.operations[ref.operation]
+    for name, tensor in zip(names, tensors, strict=True):
+        layer = recipe.operations[name]
         recorder.steps.append(Step(recorder.paths[id(layer)], layer, (), {}, [tensor]))
     return Replay(recorder.steps, recorder.run(recipe, tensors))
 
@@ -149,32 +150,30 @@ def _tensors(structure: Any) -> list[keras.KerasTensor]:
     return [leaf for leaf in keras.tree.flatten(structure) if isinstance(leaf, keras.KerasTensor)]
 
 
-def _inputs(model: keras.Model, input_shape: InputShape | None) -> list[keras.KerasTensor]:
+def _inputs(model: keras.Model, names: list[str], input_shape: InputShape | None) -> list[keras.KerasTensor]:
     """One symbolic image per input of the model."""
-    shapes = [tensor.shape[1:] for tensor in model.inputs] if input_shape is None else _listed(input_shape)
-    if len(shapes) != len(model.inputs):
+    declared = [tuple(tensor.shape[1:]) for tensor in model.inputs]
+    shapes = declared if input_shape is None else _listed(input_shape)
+    if len(shapes) != len(declared):
         raise ValueError(
-            f"Model '{model.name}' has {len(model.inputs)} inputs, but input_shape={input_shape} holds "
+            f"Model '{model.name}' has {len(declared)} inputs, but input_shape={input_shape} holds "
             f"{len(shapes)} shapes. Pass a list with one shape, without batch axis, per input."
         )
-    for tensor, shape in zip(model.inputs, shapes, strict=True):
-        if None in shape:
+    for name, given, own in zip(names, shapes, declared, strict=True):
+        if None in given:
             raise ValueError(
-                f"The size of input '{tensor.name}' of model '{model.name}' is open: {tuple(shape)}. "
-                "Counts need numbers. Pass input_shape without batch axis, e.g. input_shape=(224, 224, 3)."
+                f"The size of input '{name}' of model '{model.name}' is open: {given}. Counts need "
+                "numbers. Pass input_shape without batch axis, e.g. input_shape=(224, 224, 3)."
             )
-        if len(shape) != len(tensor.shape) - 1:
+        if len(given) != len(own):
             raise ValueError(
-                f"Input '{tensor.name}' of model '{model.name}' has the shape {tuple(tensor.shape[1:])} "
-                f"without batch axis, got input_shape={input_shape}."
+                f"Input '{name}' of model '{model.name}' has the shape {own} without batch axis, got {given}."
             )
-    return [
-        keras.KerasTensor((1, *shape), dtype=tensor.dtype)
-        for tensor, shape in zip(model.inputs, shapes, strict=True)
-    ]
+    dtypes = [tensor.dtype for tensor in model.inputs]
+    return [keras.KerasTensor((1, *shape), dtype=dtype) for shape, dtype in zip(shapes, dtypes, strict=True)]
 
 
-def _listed(input_shape: InputShape) -> list[tuple]:
+def _listed(input_shape: Any) -> list[tuple]:
     if not isinstance(input_shape, (tuple, list)):
         raise ValueError(f"Expected a shape without batch axis, as (224, 224, 3), got {input_shape!r}.")
     nested = len(input_shape) > 0 and isinstance(input_shape[0], (tuple, list))

@@ -67,8 +67,10 @@ class Summary:
     def __rich__(self) -> Group:
         table = Table(title=self._title, title_justify="left", box=SIMPLE_HEAD, padding=0)
         for title, _, is_number in _COLUMNS:
-            justify = "right" if is_number else "left"
-            table.add_column(title, justify=justify, no_wrap=is_number, overflow="fold")
+            if is_number:
+                table.add_column(title, justify="right", no_wrap=True)
+            else:
+                table.add_column(title, overflow="fold")
         for row in self.rows:
             table.add_row(*map(escape, _cells(row)))
         table.add_section()
@@ -173,7 +175,7 @@ def _multiplied(path: str, counts: dict[int, int], costs: Costs) -> int:
 
 
 def _nonzeros(weight: keras.Variable) -> int:
-    return int(np.count_nonzero(keras.ops.convert_to_numpy(weight)))
+    return int(np.count_nonzero(keras.ops.convert_to_numpy(weight.value)))
 
 
 def _output_shape(steps: list[Step]) -> list:

@@ -72,6 +72,7 @@ class ChannelGraph:
         groups: every `Group`, locked ones included.
         balances: numbers that must stay equal (see `Balance`).
         unknown: layer path -> class name, for layers nobody registered.
+        approximate: whether it was traced so.
     """
 
     groups: tuple[Group, ...]
@@ -80,6 +81,7 @@ class ChannelGraph:
     ledger: Ledger = field(repr=False)
     class_of: np.ndarray = field(repr=False)
     shapes: Mapping[tuple[str, int], tuple] = field(repr=False)
+    approximate: bool = False
 
     def __getitem__(self, name: str) -> Group:
         for group in self.groups:
@@ -182,7 +184,7 @@ def trace(model: keras.Model, *, approximate: bool = False) -> ChannelGraph:
     ]
     for ids in rules.run(ledger, model, inputs, approximate):
         ledger.lock(ids.array, "it makes the model's output")
-    return _assemble(ledger, weight_shapes(model))
+    return _assemble(ledger, weight_shapes(model), approximate)
 
 
 def weight_shapes(model: keras.Model) -> dict[tuple[str, int], tuple]:
@@ -190,7 +192,7 @@ def weight_shapes(model: keras.Model) -> dict[tuple[str, int], tuple]:
     return {(path, index): tuple(weight.shape) for path, index, weight in _calls.weights(model)}
 
 
-def _assemble(ledger: Ledger, shapes: dict) -> ChannelGraph:
+def _assemble(ledger: Ledger, shapes: dict, approximate: bool) -> ChannelGraph:
     """Sorts classes of channels into groups of the same layers."""
     class_of = ledger.classes()
     reasons = {int(class_of[id_]): reason for id_, reason in reversed(ledger.reasons.items())}
@@ -207,7 +209,7 @@ def _assemble(ledger: Ledger, shapes: dict) -> ChannelGraph:
     names: dict[str, int] = {}
     groups = [_group(classes, members, reasons, names) for classes in alike.values()]
     balances = _balances(ledger, class_of, groups)
-    return ChannelGraph(tuple(groups), balances, dict(ledger.unknown), ledger, class_of, shapes)
+    return ChannelGraph(tuple(groups), balances, dict(ledger.unknown), ledger, class_of, shapes, approximate)
 
 
 def _labels(ledger: Ledger, class_of: np.ndarray) -> dict[int, tuple]:

@@ -6,11 +6,18 @@ import keras
 import numpy as np
 
 from tfcompress import _calls, _cloning
-from tfcompress.channels.graph import ChannelGraph, weight_shapes
+from tfcompress.channels.fold import fold_constants as fold
+from tfcompress.channels.graph import ChannelGraph, trace, weight_shapes
 from tfcompress.channels.ids import Axis, Keep
 
 
-def shrink(model: keras.Model, graph: ChannelGraph, keep: Mapping[str, np.ndarray]) -> keras.Model:
+def shrink(
+    model: keras.Model,
+    graph: ChannelGraph,
+    keep: Mapping[str, np.ndarray],
+    *,
+    fold_constants: bool = False,
+) -> keras.Model:
     """Returns a smaller model: the channels that `keep` leaves out are gone for good.
 
     The result is made of the same stock layers under the same names, with the weights, trainable
@@ -22,12 +29,17 @@ def shrink(model: keras.Model, graph: ChannelGraph, keep: Mapping[str, np.ndarra
         graph: from `trace(model)`.
         keep: group name -> bool array `(size,)`, True where the channel stays. Groups left out
             stay whole.
+        fold_constants: add removed channels that are constant to the biases of their readers first
+            (see `fold_constants`), so that removing them does not change the outputs.
 
     Raises:
         ValueError: `keep` names an unknown or locked group, has a wrong shape, would empty a
             group or unbalance a grouped convolution; or the graph is another model's.
     """
     check_same_model(model, graph)
+    if fold_constants:
+        model = fold(model, graph, keep)
+        graph = trace(model, approximate=graph.approximate)
     kept = graph.keep_ids(keep)
     ledger = graph.ledger
 

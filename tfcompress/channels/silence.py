@@ -20,7 +20,7 @@ def silence(model: keras.Model, graph: ChannelGraph, keep: Mapping[str, np.ndarr
         ValueError: as `shrink`.
     """
     for weight, mask in reading_masks(model, graph, keep):
-        weight.assign(keras.ops.convert_to_numpy(weight) * mask)
+        weight.assign(weight.numpy() * mask)
 
 
 def reading_masks(model: keras.Model, graph: ChannelGraph, keep: Mapping[str, np.ndarray]):
@@ -66,7 +66,7 @@ def silenced(model: keras.Model, graph: ChannelGraph) -> dict[str, np.ndarray]:
     for path, index, weight in _calls.weights(model):
         for axis in _reads(graph, path, index):
             read[axis.ids] = True
-            np.logical_or.at(alive, axis.ids, _nonzero(keras.ops.convert_to_numpy(weight), axis))
+            np.logical_or.at(alive, axis.ids, _nonzero(weight.numpy(), axis))
     silent = np.zeros(graph.class_of.max() + 1, bool)
     silent[graph.class_of[read]] = True
     silent[graph.class_of[alive]] = False

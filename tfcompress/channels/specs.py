@@ -62,17 +62,18 @@ def register(layer: Any, spec: ChannelSpec | Rule) -> None:
     """Teaches the channel graph a layer class, a `keras.ops` function or an activation.
 
     Args:
-        layer: a `keras.layers.Layer` subclass; or the name of a `keras.ops` function, as
-            `"ops.relu6"`; or a function used as an activation, which must work element by element.
+        layer: a `keras.layers.Layer` subclass, or the name under which it is registered with Keras,
+            as `"package>Name"`; or the name of a `keras.ops` function, as `"ops.relu6"`; or a
+            function used as an activation, which must work element by element.
         spec: a `ChannelSpec`, or for full control a function from a
             `tfcompress.channels.rules.Visit` to the `Ids` of the outputs.
 
     Raises:
         ValueError: `layer` or `spec` is none of these.
     """
-    if not (callable(layer) or (isinstance(layer, str) and "." in layer)):
+    if not (callable(layer) or (isinstance(layer, str) and (">" in layer or "." in layer))):
         raise ValueError(
-            f"Expected a layer class, an activation function or 'ops.<name>', got {layer!r}."
+            f"Expected a layer class, 'package>Name', 'ops.<name>' or an activation function, got {layer!r}."
         )
     if not (isinstance(spec, ChannelSpec) or callable(spec)):
         raise ValueError(f"Expected a ChannelSpec or a function, got {spec!r}.")
@@ -86,10 +87,11 @@ def lookup(operation: keras.Operation) -> ChannelSpec | Rule | None:
     """
     if not isinstance(operation, keras.layers.Layer):
         return _REGISTRY.get(_ops_name(operation))
-    for cls in type(operation).__mro__:
+    for cls in operation.__class__.__mro__:
         if cls in _REGISTRY:
-            return _REGISTRY[cls] if cls.call is type(operation).call else None
-    return _REGISTRY.get(_applications_name(operation))
+            return _REGISTRY[cls] if cls.call is operation.__class__.call else None
+    cls = operation.__class__
+    return _REGISTRY.get(_key(keras.saving.get_registered_name(cls))) or _REGISTRY.get(_applications_name(cls))
 
 
 def is_elementwise(activation: Any) -> bool:
@@ -109,9 +111,8 @@ def _ops_name(operation: keras.Operation) -> str:
     return "ops." + type(operation).__name__.lower()
 
 
-def _applications_name(layer: keras.layers.Layer) -> str:
+def _applications_name(cls: Any) -> str:
     """Keras does not export the layer classes that only `keras.applications` use."""
-    cls = type(layer)
     return f"applications.{cls.__name__.lower()}" if ".applications." in cls.__module__ else ""
 
 

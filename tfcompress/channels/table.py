@@ -83,5 +83,6 @@ for _spec, _names in TABLE:
 for _spec, _names in OPS_TABLE:
     for _name in _names.split():
         register(f"ops.{_name}", _spec)
+register("tfcompress>ChannelShuffle", ChannelSpec("move", rewrite="permutation"))
 register("applications.LayerScale", LAYER_SCALE)
 register("applications.CustomScaleLayer", MERGE)  # x + scale * y

@@ -24,7 +24,7 @@ class BatchNormScale(Criterion):
         places = owners(model)
         found = {path: normalization(*places[path]) for path in layers if path in places}
         return {
-            path: checked(path, np.abs(keras.ops.convert_to_numpy(norm.gamma)))
+            path: checked(path, np.abs(norm.gamma.numpy()))
             for path, norm in found.items()
             if norm is not None and norm.scale
         }

@@ -35,7 +35,7 @@ def rows(path: str, operations: Mapping[str, keras.Operation]) -> np.ndarray | N
     layer = operations[layer_path]
     axes = _HEADS if part == "heads" else _AXES.get(type(layer), _LAST)
     tables = [
-        _rows(keras.ops.convert_to_numpy(weight).astype("float64"), axis, getattr(layer, "units", None))
+        _rows(weight.numpy().astype("float64"), axis, getattr(layer, "units", None))
         for weight, axis in _matching(layer, axes)
     ]
     return np.concatenate(tables, axis=1) if tables else None

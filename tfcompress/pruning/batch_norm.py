@@ -47,5 +47,5 @@ def reestimate_batch_norm(model: keras.Model, data: Any) -> keras.Model:
 
 
 def _add(total: tuple, layer: keras.layers.BatchNormalization) -> tuple[np.ndarray, np.ndarray]:
-    mean, variance = map(keras.ops.convert_to_numpy, (layer.moving_mean, layer.moving_variance))
+    mean, variance = layer.moving_mean.numpy(), layer.moving_variance.numpy()
     return total[0] + mean, total[1] + variance

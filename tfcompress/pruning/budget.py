@@ -29,7 +29,7 @@ def _macs(model: keras.Model) -> Callable[[Shapes], float]:
 
 def _bytes(model: keras.Model) -> Callable[[Shapes], float]:
     sizes = {
-        (path, index): keras.ops.convert_to_numpy(weight).dtype.itemsize for path, index, weight in _calls.weights(model)
+        (path, index): weight.numpy().dtype.itemsize for path, index, weight in _calls.weights(model)
     }
     return lambda shapes: sum(sizes[key] * int(np.prod(shape)) for key, shape in shapes.items())
 

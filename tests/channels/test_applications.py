@@ -1,0 +1,31 @@
+"""All 40 networks of `keras.applications`, pruned by half, stay exact."""
+
+import inspect
+
+import keras
+import pytest
+
+from surgery import check_exact
+from tfcompress import channels
+
+NAMES = sorted(name for name, value in vars(keras.applications).items() if inspect.isfunction(value))
+SMALLEST = {"InceptionV3": 75, "InceptionResNetV2": 75, "Xception": 71}
+
+
+def build(name: str) -> keras.Model:
+    size = SMALLEST.get(name, 32)
+    return getattr(keras.applications, name)(weights=None, input_shape=(size, size, 3), classes=7)
+
+
+def test_there_are_40_applications():
+    assert len(NAMES) >= 40
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_shrunk_application_equals_silenced_application(name):
+    keras.utils.clear_session()
+    model = build(name)
+    graph = channels.trace(model)
+    assert not graph.unknown
+    small = check_exact(model)
+    assert small.count_params() < 0.6 * model.count_params()

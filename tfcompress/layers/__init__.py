@@ -1,0 +1,5 @@
+"""Layers that stock Keras lacks."""
+
+from tfcompress.layers.shuffle import ChannelShuffle
+
+__all__ = ["ChannelShuffle"]
