@@ -16,6 +16,7 @@ Keras only.
 """
 
 import functools
+import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
@@ -131,7 +132,7 @@ def read(model: keras.Model) -> Recipe:
     check_functional(model)
     plain = _as_plain_functional(model)
     try:
-        config = plain.get_config()
+        config = config_of(plain)
     except NotImplementedError as error:
         raise ValueError(f"A layer of '{model.name}' cannot be copied: {str(error).strip()}") from error
     operations = {operation.name: operation for operation in plain.operations}
@@ -147,6 +148,13 @@ def read(model: keras.Model) -> Recipe:
         for ref, tensor in zip(keras.tree.flatten(struct), tensors, strict=True):
             shapes[ref] = tuple(tensor.shape)
     return Recipe(inputs, outputs, _in_order(calls, keras.tree.flatten(inputs)), operations, shapes)
+
+
+def config_of(operation: keras.Operation) -> dict:
+    """`get_config()`, without the warning that a lambda in it is unsafe to load: it is not saved."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "The object being serialized includes a `lambda`")
+        return operation.get_config()
 
 
 def walk(model: keras.Model) -> Iterator[tuple[str, keras.Operation]]:

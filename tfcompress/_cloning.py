@@ -86,11 +86,13 @@ class _Builder:
         return self.copies[id(operation)][1]
 
     def operation(self, operation: Any) -> Any:
-        config = {**operation.get_config(), **self.configure(self.paths[id(operation)])}
+        config = _calls.config_of(operation)
+        config = {key: _live(operation, key, value) for key, value in config.items()}
+        config |= self.configure(self.paths[id(operation)])
         if inner := _calls.wrapped_layers(operation):
             return self.wrapper(operation, inner, config)
         if isinstance(operation, keras.layers.Lambda):
-            return type(operation).from_config(config, safe_mode=False)
+            return type(operation)(**config)
         return type(operation).from_config(config)
 
 
@@ -101,6 +103,13 @@ class _Builder:
         for old, new in zip(inner, _calls.wrapped_layers(made), strict=True):
             self.copies[id(old)] = (old, new)
         return made
+
+
+def _live(operation: Any, key: str, value: Any) -> Any:
+    """A function without a name cannot be found by its config: the copy gets the very same one."""
+    live = getattr(operation, key, None)
+    nameless = getattr(live, "__name__", "") == "<lambda>"
+    return live if nameless or (isinstance(operation, keras.layers.Lambda) and key == "function") else value
 
 
 def _carry_trainable(pairs: list) -> None:

@@ -30,7 +30,7 @@ def batches(data: Any, batch_size: int = 32) -> Iterator[tuple[Any, Any]]:
     for batch in _slices(data, batch_size) if _is_arrays(data) else _batches_of(data):
         inputs, labels, _ = keras.utils.unpack_x_y_sample_weight(batch)
         found = True
-        yield keras.tree.map_structure(keras.ops.convert_to_numpy, (inputs, labels))
+        yield _as_numpy(inputs), None if labels is None else _as_numpy(labels)
     if not found:
         raise ValueError("The data is empty: it yields no batch at all. A generator can be read only once.")
 
@@ -51,6 +51,10 @@ def check_inputs(model: keras.Model, inputs: Any) -> None:
             raise ValueError(f"The data for input '{tensor.name}' holds NaN or infinite values.")
 
 
+def _as_numpy(struct: Any) -> Any:
+    return keras.tree.map_structure(keras.ops.convert_to_numpy, struct)
+
+
 def _is_arrays(data: Any) -> bool:
     """Whether `data` is one whole set of arrays, and not something that yields batches."""
     if isinstance(data, tuple):
@@ -67,7 +71,8 @@ def _slices(data: Any, batch_size: int) -> Iterator[Any]:
     if len(lengths) > 1:
         raise ValueError(f"The arrays hold different numbers of images: {sorted(lengths)}.")
     for start in range(0, max(lengths, default=0), batch_size):
-        yield keras.tree.map_structure(lambda leaf: leaf if leaf is None else leaf[start : start + batch_size], data)
+        part = slice(start, start + batch_size)
+        yield keras.tree.map_structure(lambda leaf, part=part: leaf if leaf is None else leaf[part], data)
 
 
 def _batches_of(data: Iterable) -> Iterator[Any]:

@@ -49,7 +49,7 @@ def macs(model: keras.Model, input_shape: InputShape | None = None) -> int:
 
     Args:
         model: a functional or Sequential Keras model, built.
-        input_shape: the size of one image without batch axis, or a list of them, one per input.
+        input_shape: the size of one image without batch axis, or a list, one for each of `model.inputs`.
             Needed where the model leaves its size open.
 
     Raises:

@@ -122,7 +122,7 @@ def summary(model: keras.Model, input_shape: InputShape | None = None) -> Summar
     Args:
         model: a functional or Sequential Keras model, built.
         input_shape: the size of one image without batch axis, as `(224, 224, 3)`; or a list of
-            such shapes, one per input. Needed where the model leaves its size open.
+            such shapes, one for each of `model.inputs`. Needed where the model leaves its size open.
 
     Raises:
         ValueError: the model is subclassed or not built, its input size is open, or a layer does

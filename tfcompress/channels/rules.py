@@ -81,7 +81,7 @@ def opaque(v: Visit, reason: str) -> list[Ids | None]:
 
 def mix(v: Visit, spec: ChannelSpec) -> list[Ids | None]:
     """Every output channel is made from all input channels."""
-    groups = v.operation.get_config().get("groups", 1) if v.weights else 1
+    groups = _calls.config_of(v.operation).get("groups", 1) if v.weights else 1
     if groups > 1:
         return grouped(v, spec, groups)
     source = v.inputs[0] if v.inputs else None
@@ -177,7 +177,7 @@ def _read(v: Visit, source: Ids | None) -> np.ndarray:
 
 def _produce(v: Visit, spec: ChannelSpec, read: np.ndarray, source: Ids | None) -> Ids | None:
     """New channels, `spec.width` many."""
-    width = int(v.operation.get_config()[spec.width])
+    width = int(_calls.config_of(v.operation)[spec.width])
     made = v.ledger.produce(v.path, width)
     if not _elementwise(v):
         v.ledger.lock(made, f"the activation of '{v.path}' looks across channels")
@@ -191,7 +191,7 @@ def _produce(v: Visit, spec: ChannelSpec, read: np.ndarray, source: Ids | None) 
 
 def _depthwise_by_groups(v: Visit, spec: ChannelSpec, read: np.ndarray) -> list[Ids | None]:
     """A convolution with one input per group, written as Conv2D(groups=channels)."""
-    source, config = v.inputs[0], v.operation.get_config()
+    source, config = v.inputs[0], _calls.config_of(v.operation)
     if not _elementwise(v):
         return opaque(v, f"the activation of '{v.path}' looks across channels")
     made = np.repeat(read, config[spec.width] // len(read))
@@ -315,8 +315,8 @@ def _kept_sizes(ids: Ids, keep: Keep, sizes: Sequence) -> list:
 def _rewrite_shape(v: Visit, outputs: list[Ids]) -> bool:
     """Reshape: the target shape with the channel axis shortened."""
     ids = outputs[0]
-    key = "target_shape" if "target_shape" in v.operation.get_config() else "newshape"
-    old = list(v.operation.get_config()[key])
+    key = "target_shape" if "target_shape" in _calls.config_of(v.operation) else "newshape"
+    old = list(_calls.config_of(v.operation)[key])
     batch = len(old) - len(ids.shape)
 
     def change(keep: Keep) -> dict:
@@ -329,7 +329,7 @@ def _rewrite_shape(v: Visit, outputs: list[Ids]) -> bool:
 
 def _rewrite_split(v: Visit, outputs: list[Ids]) -> bool:
     """Split: the cuts fall after the channels that stay."""
-    axis = v.operation.get_config()["axis"]
+    axis = _calls.config_of(v.operation)["axis"]
     source = v.inputs[0]
     axis = axis % (len(source.shape) + 1) - 1
     if source.varying != [axis]:
@@ -437,7 +437,7 @@ def rescaling(v: Visit) -> list[Ids | None]:
 
 def reduction(v: Visit) -> list[Ids | None]:
     """keras.ops.mean, max, sum over axes that hold no channels."""
-    config, source = v.operation.get_config(), v.inputs[0]
+    config, source = _calls.config_of(v.operation), v.inputs[0]
     rank = len(source.shape)
     axes = config.get("axis")
     axes = range(1, rank + 1) if axes is None else [axes] if isinstance(axes, int) else axes
@@ -452,7 +452,7 @@ def reduction(v: Visit) -> list[Ids | None]:
 
 def padding(v: Visit) -> list[Ids | None]:
     """keras.ops.pad: padding beside channels adds fixed zeros; padding of other axes adds nothing."""
-    source, widths = v.inputs[0], v.operation.get_config()["pad_width"]
+    source, widths = v.inputs[0], _calls.config_of(v.operation)["pad_width"]
     widths = [(w, w) if isinstance(w, int) else tuple(w) for w in widths][1:]
     if len(widths) != len(source.shape):
         return opaque(v, f"'{v.path}' pads all axes alike")
@@ -524,7 +524,7 @@ def attention(v: Visit) -> list[Ids | None]:
     given = inspect.signature(v.operation.call).bind(*v.args, **v.kwargs).arguments
     query, value = given["query"], given["value"]
     key = given.get("key")
-    heads = v.ledger.produce(f"{v.path}:heads", v.operation.get_config()["num_heads"])
+    heads = v.ledger.produce(f"{v.path}:heads", _calls.config_of(v.operation)["num_heads"])
     made = v.ledger.produce(v.path, v.shapes[0][-1] if v.shapes[0] else query.shape[-1])
     _note_axes(
         v,

@@ -36,9 +36,10 @@ def batches(data: Any, signature: Signature) -> tuple[Signature, list[Batch]]:
     Raises:
         ValueError: there is no data, or it is not what the model takes.
     """
-    if isinstance(data, Iterable) and not _is_one_batch(data):
-        data = (_as_inputs(batch, signature) for batch in _read(data))
-    raw = [x for x, _ in _data.batches(_as_inputs(data, signature), signature.batch or BATCH_SIZE)]
+    if not _is_whole(data, signature) and not isinstance(data, keras.utils.PyDataset):
+        data = (_as_inputs(batch, signature) for batch in data)
+    rows = signature.batch or BATCH_SIZE
+    raw = [inputs for inputs, _ in _data.batches(_as_inputs(data, signature), rows)]
     signature = signature.like(raw[0])
     named = [signature.named(inputs) for inputs in raw]
     full = [batch for batch in named if length(batch) == (signature.batch or length(batch)) > 0]
@@ -54,7 +55,7 @@ def random(model: keras.Model, signature: Signature) -> list[Batch]:
 
     def draw(spec: keras.InputSpec) -> np.ndarray:
         sizes = [size or OPEN_SIZE for size in spec.shape[1:]]
-        shape = (signature.batch or EXAMPLES, *sizes) if spec.shape else ()
+        shape = (signature.batch or EXAMPLES, *sizes)
         if keras.backend.is_int_dtype(spec.dtype) or (signature.guessed and vocabulary):
             pixels = 256 if spec.dtype == "uint8" else 2
             return rng.integers(0, vocabulary or pixels, shape).astype(spec.dtype)
@@ -69,4 +70,25 @@ def random(model: keras.Model, signature: Signature) -> list[Batch]:
 
 def length(batch: Batch) -> int:
     """The number of examples in a batch."""
-    return next((len(array) for array in batch.values() if array.ndim), 1)
+    return len(next(iter(batch.values())))
+
+
+def _is_whole(data: Any, signature: Signature) -> bool:
+    """Whether the data is arrays, and not something that yields batches of them."""
+    if isinstance(data, list):
+        return signature.takes(data)
+    if not isinstance(data, Iterable):
+        raise ValueError(f"Expected arrays, a dataset or an iterable of batches, got {type(data).__name__}.")
+    return isinstance(data, (tuple, dict)) or hasattr(data, "shape")
+
+
+def _as_inputs(batch: Any, signature: Signature) -> Any:
+    """A tuple of all inputs as a list, so that it is not taken for (inputs, labels)."""
+    return list(batch) if isinstance(batch, tuple) and signature.takes(batch) else batch
+
+
+def _embeddings(layer: Any) -> Iterator[keras.layers.Embedding]:
+    if isinstance(layer, keras.layers.Embedding):
+        yield layer
+    for inner in [*getattr(layer, "layers", []), *_calls.wrapped_layers(layer)]:
+        yield from _embeddings(inner)

@@ -1,30 +1,37 @@
 """Run what was written, compare it with the model, and only then put it in place.
 
-A file is written to a folder next to where it belongs, loaded in a fresh process by the runtime that
-users have, and run on real or made-up inputs. If its outputs are those of the Keras model, it is moved;
-if not, nothing changes on disk and `ExportError` says why.
+A file is written into a folder next to where it belongs, loaded in a fresh process by the runtime that
+users have, and run. If its outputs are those of the Keras model, it is moved to its place; if not,
+nothing changes on disk and `ExportError` says why.
 """
 
 import contextlib
-import gzip
 import pathlib
 import tempfile
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
 import keras
 import numpy as np
 
-from tfcompress import _calls, _data
+from tfcompress import _calls
 from tfcompress._runtimes import conversion, process
 from tfcompress._runtimes.signature import Signature, named_outputs
 from tfcompress.analysis.latency import Latency
+from tfcompress.export import inputs
+from tfcompress.export.inputs import Batch
 
 TOLERANCES = {None: 1e-4, "float16": 1e-2, "dynamic_int8": 0.1, "int8": 0.2}
-HALF_PRECISION = {"float16": 1e-2, "bfloat16": 5e-2}
-EXAMPLES = 8  # made up, where no data is given
-OPEN_SIZE = 32  # made up, for an axis whose length the model leaves open
+HALF_PRECISION = {"float16": 1e-2, "bfloat16": 5e-2}  # the least tolerance for a Keras model that computes in it
+TIMING = {"threads": 1, "repeats": 30, "warmup": 3, "seconds": 1.0}
+HINTS = {
+    None: "If the two differ for a reason you know, tolerance=... accepts it.",
+    "float16": "Without quantization the file is exact; tolerance=... accepts this one.",
+    "dynamic_int8": "quantization='float16' is closer; tolerance=... accepts this one.",
+    "int8": "More representative data may help, and quantization='dynamic_int8' or 'float16' is closer; "
+    "tolerance=... accepts this one. A model that is not trained often has outputs too small for 8 bits.",
+}
 
 
 class ExportError(ValueError):
@@ -32,64 +39,19 @@ class ExportError(ValueError):
 
 
 @dataclass(frozen=True)
-class ExportReport:
-    """What was written, and what was measured before it was.
-
-    Attributes:
-        path: the file, or the folder of a SavedModel.
-        format: "tflite" or "saved_model".
-        quantization: as asked for; None for float32.
-        sparse_encoding: whether the file stores zeros of weights by leaving them out.
-        size_bytes: of the file, or of all files in the folder.
-        gzip_bytes: the same after gzip, file by file.
-        float32_bytes: what the weights of the model take as plain float32, for comparison.
-        examples: how many examples the outputs were compared on.
-        data: where they came from: "given", "representative" or "random".
-        max_error: the largest difference of an output value from that of the Keras model.
-        relative_error: max |difference| / max |Keras|, of the output where it is largest.
-        tolerance: what `relative_error` had to stay below.
-        latency: of one example with one thread, in the runtime that ran the comparison.
-    """
-
-    path: pathlib.Path
-    format: str
-    quantization: str | None
-    sparse_encoding: bool
-    size_bytes: int
-    gzip_bytes: int
-    float32_bytes: int
-    examples: int
-    data: str
-    max_error: float
-    relative_error: float
-    tolerance: float
-    latency: Latency
-
-    def __str__(self) -> str:
-        encoding = "sparse" if self.sparse_encoding else "dense"
-        return (
-            f"{self.path} ({self.format}, {self.quantization or 'float32'}, {encoding})\n"
-            f"  size     {self.size_bytes:,} bytes, {self.gzip_bytes:,} with gzip; "
-            f"the weights take {self.float32_bytes:,} as float32\n"
-            f"  error    {self.max_error:.2g}, {self.relative_error:.2g} of the largest output "
-            f"(tolerance {self.tolerance:g}), on {self.examples} {self.data} examples\n"
-            f"  latency  {self.latency}"
-        )
-
-
-@dataclass(frozen=True)
 class Reference:
-    """What a file is compared with: the Keras model's outputs for some batches of inputs."""
+    """What a file is compared with: batches of inputs, and the Keras model's outputs for them."""
 
     signature: Signature
-    batches: list[dict[str, np.ndarray]]
-    outputs: list[dict[str, np.ndarray]]
+    batches: list[Batch]
+    outputs: list[Batch]
     data: str
     tolerance: float
+    hint: str
 
     @property
     def examples(self) -> int:
-        return sum(_length(batch) for batch in self.batches)
+        return sum(map(inputs.length, self.batches))
 
 
 @dataclass(frozen=True)
@@ -98,23 +60,133 @@ class Proof:
 
     max_error: float
     relative_error: float
+    sparse_encoding: bool
     latency: Latency
-    sparse: bool
 
 
 def reference(
-    model: keras.Model, signature: Signature, *, data: Any, samples: list | None, tolerance: float | None, quantization: str | None
+    model: keras.Model,
+    *,
+    data: Any = None,
+    samples: list[Batch] | None = None,
+    tolerance: float | None = None,
+    quantization: str | None = None,
 ) -> Reference:
-    """Runs the Keras model, on the CPU as the file will be, on the data, the samples, or random inputs."""
-    batches, source = _batches(model, signature, data, samples)
+    """Runs the model on the data, else on the samples, else on random inputs.
+
+    Raises:
+        ValueError: the data does not fit the model, the tolerance is not positive, or the outputs are
+            not finite.
+    """
+    if tolerance is not None and not tolerance > 0:
+        raise ValueError(f"tolerance must be positive, got {tolerance}.")
+    signature, batches, source = _batches(model, data, samples)
+    outputs = _outputs(model, signature, batches, source)
+    if not all(np.isfinite(_float(array)).all() for batch in outputs for array in batch.values()):
+        raise ValueError(f"'{model.name}' itself returns NaN or infinite values on the {source} inputs.")
     if tolerance is None:
-        tolerance = max(TOLERANCES[quantization], *(HALF_PRECISION.get(dtype, 0.0) for dtype in _dtypes(model)))
+        tolerance = max(TOLERANCES[quantization], _least_tolerance(model))
+    return Reference(signature, batches, outputs, source, tolerance, HINTS[quantization])
+
+
+def prove(path: pathlib.Path, runtime: str, expected: Reference) -> Proof:
+    """Runs the file in a process of its own, and compares and times it.
+
+    Raises:
+        ExportError: it does not run, or its outputs differ by more than the tolerance.
+    """
+    rows = expected.signature.batch or 1
+    batches: list[Any] = [*expected.batches, {name: array[:rows] for name, array in expected.batches[0].items()}]
+    if runtime == "saved_model":
+        batches = [expected.signature.arguments(batch) for batch in batches]
     try:
-        outputs = [_outputs(model, signature, batch) for batch in batches]
+        answer = process.call(
+            conversion.CHILD, "prove", runtime=runtime, path=str(path.resolve()), batches=batches[:-1],
+            first=batches[-1], **TIMING,
+        )
+    except process.ChildError as error:
+        raise ExportError(f"The file does not run. {error}") from error
+    latency = Latency.of(answer["times_ms"][0], batch=rows, threads=TIMING["threads"], runtime=answer["version"])
+    return Proof(*compare(expected, answer["outputs"]), answer["sparse"], latency)
+
+
+def compare(expected: Reference, found: list) -> tuple[float, float]:
+    """The largest difference, and the largest one relative to the largest value of its output.
+
+    Args:
+        expected: the outputs of the model.
+        found: for each batch the outputs of the file, as a dict by name or as a list in the order of
+            `expected`.
+
+    Raises:
+        ExportError: an output is missing, has another shape, or differs by more than the tolerance.
+    """
+    worst = {name: _difference(name, expected.outputs, _by_name(expected, found)) for name in expected.outputs[0]}
+    name = max(worst, key=lambda name: worst[name][1])
+    absolute, relative = worst[name]
+    if not relative <= expected.tolerance:
+        raise ExportError(
+            f"The file does not do what the model does: its output '{name}' differs by {absolute:.3g}, which is "
+            f"{relative:.3g} of the largest value and above the tolerance {expected.tolerance:g}, on "
+            f"{expected.examples} {expected.data} examples. {expected.hint}"
+        )
+    return max(absolute for absolute, _ in worst.values()), relative
+
+
+@contextlib.contextmanager
+def staged(path: pathlib.Path) -> Iterator[pathlib.Path]:
+    """A path in a folder that lies next to `path` for a while, to write to and to move from."""
+    with tempfile.TemporaryDirectory(prefix=".tfcompress-", dir=path.parent) as folder:
+        yield pathlib.Path(folder, path.name)
+
+
+def _batches(model: keras.Model, data: Any, samples: list[Batch] | None) -> tuple[Signature, list[Batch], str]:
+    signature = Signature.of(model)
+    if data is not None:
+        return *inputs.batches(data, signature), "given"
+    if samples is not None:
+        return signature.like(list(samples[0].values())), samples, "representative"
+    return signature, inputs.random(model, signature), "random"
+
+
+def _outputs(model: keras.Model, signature: Signature, batches: list[Batch], source: str) -> list[Batch]:
+    try:
+        return [_call(model, signature, batch) for batch in batches]
     except Exception as error:
         if source != "random":
             raise
         raise ValueError(f"'{model.name}' does not run on random inputs; give some, data=...: {error}") from error
-    if not all(np.isfinite(array).all() for batch in outputs for array in batch.values() if array.dtype.kind == "f"):
-        raise ValueError(f"'{model.name}' itself returns NaN or infinite values on the {source} inputs.")
-    return Reference(signature, batches, outputs, source, tolerance)
+
+
+def _call(model: keras.Model, signature: Signature, batch: Batch) -> Batch:
+    """The outputs of the model, computed on the CPU as those of the file will be."""
+    with keras.device("cpu:0"):
+        outputs = model(*signature.arguments(batch), training=False)
+    return {name: keras.ops.convert_to_numpy(tensor) for name, tensor in named_outputs(outputs).items()}
+
+
+def _least_tolerance(model: keras.Model) -> float:
+    layers = [layer for _, layer in _calls.walk(model)] if _calls.is_functional(model) else [model]
+    return max(HALF_PRECISION.get(getattr(layer, "compute_dtype", ""), 0.0) for layer in layers)
+
+
+def _by_name(expected: Reference, found: list) -> list[Batch]:
+    names = list(expected.outputs[0])
+    return [batch if isinstance(batch, dict) else dict(zip(names, batch, strict=True)) for batch in found]
+
+
+def _difference(name: str, expected: list[Batch], found: list[Batch]) -> tuple[float, float]:
+    """Max |difference| of an output over all batches, and that relative to its max |value|."""
+    absolute = scale = 0.0
+    for wanted, got in zip(expected, found, strict=True):
+        if name not in got or got[name].shape != wanted[name].shape:
+            shape = got[name].shape if name in got else "missing"
+            raise ExportError(f"The output '{name}' of the file is {shape}, that of the model {wanted[name].shape}.")
+        difference = np.abs(_float(wanted[name]) - _float(got[name]))
+        absolute = max(absolute, float(np.nan_to_num(difference, nan=np.inf).max(initial=0)))
+        scale = max(scale, float(np.abs(_float(wanted[name])).max(initial=0)))
+    return absolute, absolute / (scale or 1.0)
+
+
+def _float(array: np.ndarray) -> np.ndarray:
+    return np.asarray(array).astype("float64")

@@ -1,0 +1,258 @@
+"""What a shrunk model carries over, and what the door refuses."""
+
+import subprocess
+import sys
+
+import keras
+import numpy as np
+import pytest
+from keras import layers
+
+from small_models import MODELS
+from surgery import inputs_for, outputs_of, random_masks, randomize, relative_error
+from tfcompress import channels
+
+
+def classifier() -> keras.Model:
+    x = i = keras.Input((8, 8, 3), name="image")
+    x = layers.Conv2D(8, 3, name="first", kernel_regularizer=keras.regularizers.L2(1e-3))(x)
+    x = layers.BatchNormalization(name="norm")(x)
+    x = layers.Conv2D(6, 3, name="second", activation="relu")(x)
+    x = layers.GlobalAveragePooling2D()(x)
+    return randomize(keras.Model(i, layers.Dense(4, name="head")(x), name="classifier"))
+
+
+def batch() -> tuple[np.ndarray, np.ndarray]:
+    rng = np.random.default_rng(1)
+    return rng.normal(size=(16, 8, 8, 3)).astype("float32"), rng.integers(0, 4, 16)
+
+
+def halved(model: keras.Model) -> tuple[channels.ChannelGraph, dict, keras.Model]:
+    graph = channels.trace(model)
+    keep = random_masks(graph)
+    return graph, keep, channels.shrink(model, graph, keep)
+
+
+OPTIMIZERS = {
+    "sgd": lambda: keras.optimizers.SGD(0.05, momentum=0.9, nesterov=True, weight_decay=1e-3),
+    "adam": lambda: keras.optimizers.Adam(0.01, amsgrad=True),
+    "adamw": lambda: keras.optimizers.AdamW(0.01),
+    "averaged": lambda: keras.optimizers.AdamW(0.01, use_ema=True, ema_momentum=0.9),
+    "accumulating": lambda: keras.optimizers.SGD(0.05, momentum=0.9, gradient_accumulation_steps=2),
+    "rmsprop": lambda: keras.optimizers.RMSprop(0.01, momentum=0.9, centered=True),
+    "loss_scaled": lambda: keras.optimizers.LossScaleOptimizer(keras.optimizers.Adam(0.01)),
+}
+
+
+@pytest.mark.parametrize("name", OPTIMIZERS)
+def test_training_goes_on_without_a_jump(name):
+    """A step of the smaller model does to what stays exactly what it does in the silenced model."""
+    model, (x, y) = classifier(), batch()
+    model.compile(OPTIMIZERS[name](), keras.losses.SparseCategoricalCrossentropy(from_logits=True))
+    for _ in range(3):
+        model.train_on_batch(x, y)
+    graph, keep, small = halved(model)
+    channels.silence(model, graph, keep)
+    for _ in range(1 if name != "accumulating" else 2):
+        model.train_on_batch(x, y)
+        small.train_on_batch(x, y)
+    for layer, (kernel_axes) in {"first": ("all", "first"), "second": ("first", "second")}.items():
+        dense, lean = model.get_layer(layer).kernel.numpy(), small.get_layer(layer).kernel.numpy()
+        inputs = slice(None) if kernel_axes[0] == "all" else keep[kernel_axes[0]]
+        np.testing.assert_allclose(dense[:, :, inputs][..., keep[kernel_axes[1]]], lean, atol=1e-6)
+    assert int(small.optimizer.iterations) == int(model.optimizer.iterations)
+
+
+def test_slots_that_are_not_shaped_like_their_weight_are_left_new():
+    model, (x, y) = classifier(), batch()
+    model.compile(keras.optimizers.Adafactor(0.01), keras.losses.SparseCategoricalCrossentropy(from_logits=True))
+    model.train_on_batch(x, y)
+    _, _, small = halved(model)
+    assert np.isfinite(small.train_on_batch(x, y))
+
+
+def test_names_flags_and_regularizers_carry_over():
+    model = classifier()
+    model.get_layer("norm").trainable = False
+    _, _, small = halved(model)
+    assert small.name == "classifier" and small.inputs[0].name == "image"
+    assert [layer.name for layer in small.layers] == [layer.name for layer in model.layers]
+    assert not small.get_layer("norm").trainable and small.get_layer("first").trainable
+    assert small.get_layer("first").kernel_regularizer.l2 == pytest.approx(1e-3)
+    assert [w.path for w in small.weights] == [w.path for w in model.weights]
+
+
+def test_model_compiled_with_the_users_own_loss_stays_compiled():
+    def my_loss(target, output):
+        return keras.ops.mean(keras.ops.square(output), axis=-1)
+
+    model, (x, y) = classifier(), batch()
+    model.compile("sgd", my_loss, metrics=["accuracy"])
+    _, _, small = halved(model)
+    assert small.compiled and np.isfinite(small.train_on_batch(x, y)[0])
+
+
+def test_sequential_stays_sequential_and_keeps_its_dropout_seed():
+    model = MODELS["sequential"]()
+    _, _, small = halved(model)
+    assert isinstance(small, keras.Sequential)
+    seeds = [[v.numpy().tolist() for v in m.variables if "seed" in v.name] for m in (model, small)]
+    assert seeds[0] == seeds[1] != []
+
+
+def test_lambda_and_custom_layers_are_kept_and_listed():
+    class Doubled(layers.Layer):
+        def call(self, x):
+            return 2 * x
+
+    x = i = keras.Input((6,))
+    x = layers.Dense(8, name="free")(x)
+    x = Doubled(name="doubled")(layers.Dense(8, name="before")(x))
+    x = layers.Dense(8, activation=lambda t: t * t, name="squared")(x)
+    model = keras.Model(i, layers.Dense(2)(layers.Lambda(lambda t: t + 1, name="plus")(x)))
+    graph, keep, small = halved(model)
+    channels.silence(model, graph, keep)
+    inputs = inputs_for(model)
+    assert relative_error(outputs_of(model, inputs), outputs_of(small, inputs)) < 1e-5
+    assert graph.unknown == {"doubled": "Doubled", "plus": "Lambda"}
+    assert "'doubled', a layer of unknown kind (Doubled)" in graph["before"].locked
+    assert "doubled (Doubled)" in graph.summary()
+    assert small.get_layer("free").units == 4 and small.get_layer("before").units == 8
+
+
+def test_registered_layer_is_pruned_through():
+    class PerChannel(layers.Layer):
+        def build(self, shape):
+            self.factor = self.add_weight(shape=(shape[-1],), initializer="ones", name="factor")
+
+        def call(self, x):
+            return x * self.factor
+
+    channels.register(PerChannel, channels.ChannelSpec("each", axes={"factor": ("in",)}))
+    x = i = keras.Input((6,))
+    x = PerChannel(name="scale")(layers.Dense(8)(x))
+    _, _, small = halved(keras.Model(i, layers.Dense(2)(x)))
+    assert small.get_layer("scale").factor.shape == (4,)
+
+
+def test_subclass_with_a_call_of_its_own_is_unknown():
+    class Softly(layers.Dense):
+        def call(self, x):
+            return keras.ops.softmax(super().call(x))
+
+    x = i = keras.Input((6,))
+    model = keras.Model(i, layers.Dense(2)(Softly(8, name="soft")(x)))
+    assert channels.trace(model).unknown == {"soft": "Softly"}
+
+
+@pytest.mark.parametrize("activation", ["softmax", "log_softmax", lambda x: x / keras.ops.sum(x, -1, keepdims=True)])
+def test_channels_behind_an_activation_that_mixes_them_are_locked(activation):
+    x = i = keras.Input((6,))
+    x = layers.Activation(activation)(layers.Dense(8, name="mixed")(x))
+    graph = channels.trace(keras.Model(i, layers.Dense(2)(x)))
+    assert "looks across channels" in graph["mixed"].locked
+
+
+def test_result_loads_in_a_process_without_tfcompress(tmp_path):
+    _, _, small = halved(randomize(MODELS["nested_models"]()))
+    small.save(tmp_path / "small.keras")
+    inputs = inputs_for(small)[0]
+    np.save(tmp_path / "inputs.npy", inputs)
+    np.save(tmp_path / "outputs.npy", keras.ops.convert_to_numpy(small(inputs)))
+    program = (
+        "import sys; sys.modules['tfcompress'] = None\n"
+        "import keras, numpy as np\n"
+        "model = keras.saving.load_model('small.keras')\n"
+        "got = keras.ops.convert_to_numpy(model(np.load('inputs.npy')))\n"
+        "np.testing.assert_allclose(got, np.load('outputs.npy'), rtol=1e-5, atol=1e-6)\n"
+    )
+    done = subprocess.run([sys.executable, "-c", program], cwd=tmp_path, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+
+
+def test_shrinking_nothing_is_a_faithful_copy():
+    model = classifier()
+    graph = channels.trace(model)
+    copy = channels.shrink(model, graph, {})
+    assert all((a.numpy() == b.numpy()).all() for a, b in zip(model.weights, copy.weights, strict=True))
+    assert all(a is not b for a, b in zip(model.weights, copy.weights, strict=True))
+
+
+@pytest.mark.parametrize(
+    ("keep", "message"),
+    [
+        ({"frist": np.ones(8, bool)}, "Did you mean 'first'"),
+        ({"first": np.ones(7, bool)}, r"shape \(8,\)"),
+        ({"first": np.ones(8)}, "bool array"),
+        ({"first": np.zeros(8, bool)}, "at least one"),
+        ({"head": np.arange(4) < 2}, "locked: it makes the model's output"),
+    ],
+)
+def test_wrong_keep_is_refused(keep, message):
+    model = classifier()
+    with pytest.raises(ValueError, match=message):
+        channels.shrink(model, channels.trace(model), keep)
+
+
+def test_unbalanced_grouped_convolution_is_refused():
+    model = MODELS["depthwise_by_groups"]()
+    channels.trace(model)
+    model = MODELS["resnext_block"]()
+    graph = channels.trace(model)
+    name = graph.free[1].name
+    with pytest.raises(ValueError, match="equal numbers from each of its blocks"):
+        channels.shrink(model, graph, {name: np.arange(16) < 8})
+
+
+def test_graph_of_another_model_is_refused():
+    graph = channels.trace(classifier())
+    with pytest.raises(ValueError, match="another model"):
+        channels.shrink(MODELS["inception"](), graph, {})
+
+
+class Subclassed(keras.Model):
+    def __init__(self):
+        super().__init__()
+        self.dense = layers.Dense(2)
+
+    def call(self, x):
+        return self.dense(x)
+
+
+@pytest.mark.parametrize(
+    ("model", "message"),
+    [
+        (Subclassed, "subclassed model"),
+        (lambda: keras.Sequential([layers.Dense(3)]), "not built"),
+        (lambda: "resnet", "Expected a keras.Model, got str"),
+    ],
+)
+def test_models_without_a_graph_are_refused_with_a_way_out(model, message):
+    with pytest.raises(ValueError, match=message):
+        channels.trace(model())
+
+
+def test_layer_that_cannot_be_copied_is_named():
+    class Stubborn(layers.Layer):
+        def __init__(self, table):
+            super().__init__()
+            self.table = table
+
+        def call(self, x):
+            return x
+
+    x = i = keras.Input((6,))
+    model = keras.Model(i, layers.Dense(2)(Stubborn(np.ones(3))(layers.Dense(4)(x))))
+    with pytest.raises(ValueError, match="Stubborn"):
+        channels.trace(model)
+
+
+@pytest.mark.parametrize("arguments", [(3, channels.ChannelSpec("mix")), (layers.Dense, "mix")])
+def test_registering_nonsense_is_refused(arguments):
+    with pytest.raises(ValueError, match="Expected"):
+        channels.register(*arguments)
+
+
+def test_unknown_kind_is_refused():
+    with pytest.raises(ValueError, match="Unknown kind"):
+        channels.ChannelSpec("mixed")

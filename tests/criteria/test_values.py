@@ -1,0 +1,169 @@
+"""Criteria against values by hand, and the checks their papers suggest."""
+
+import keras
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from keras import layers
+
+from tfcompress import criteria
+
+
+def entropy(values: np.ndarray, **settings) -> np.ndarray:
+    criterion = criteria.Entropy(**settings)
+    return criterion.result(criterion.update(None, values))
+
+
+def test_constant_channel_has_entropy_zero():
+    assert entropy(np.full((50, 2), 3.0)).tolist() == [0, 0]
+
+
+def test_uniform_channel_has_entropy_log_bins():
+    values = (np.arange(400) % 20)[:, None] / 19.0
+    assert entropy(values, bins=20) == pytest.approx(np.log(20))
+
+
+@given(st.integers(0, 10**6), st.integers(2, 60), st.integers(2, 300))
+def test_entropy_equals_that_of_numpys_histogram(seed, bins, images):
+    values = np.random.default_rng(seed).normal(size=(images, 3))
+    counts = [np.histogram(column, bins)[0] for column in values.T]
+    expected = [-sum(c / images * np.log(c / images) for c in column if c) for column in counts]
+    np.testing.assert_allclose(entropy(values, bins=bins), expected, atol=0.05)
+
+
+@given(st.integers(0, 10**6), st.sampled_from([0.25, 2.0, 8.0]), st.sampled_from([0.0, 4.0, -2.0]))
+def test_entropy_ignores_scale_shift_and_order_of_images(seed, scale, shift):
+    rng = np.random.default_rng(seed)
+    values = rng.integers(0, 1000, (100, 2)) / 8  # scaling by powers of two stays exact
+    moved = rng.permutation(values * scale + shift)
+    np.testing.assert_allclose(entropy(moved), entropy(values), atol=1e-9)
+
+
+def test_entropy_looks_at_so_many_images_only():
+    criterion = criteria.Entropy(images=8)
+    state = None
+    for start in range(0, 40, 5):
+        state = criterion.update(state, np.full((5, 1), float(start)))
+    assert sum(map(len, state)) == 8
+
+
+def relu_network() -> keras.Model:
+    """`dead` is never active, `alive` always, `half` on half of the inputs."""
+    i = keras.Input((1,))
+    model = keras.Model(i, layers.ReLU()(layers.Dense(3, name="units")(i)))
+    model.get_layer("units").set_weights([np.array([[0.0, 0.0, 1.0]]), np.array([-1.0, 1.0, 0.0])])
+    return model
+
+
+def test_apoz_of_dead_living_and_half_dead_units():
+    inputs = np.array([[-1.0], [2.0], [3.0], [-4.0], [0.0]])
+    scores = criteria.APoZ().score(relu_network(), ["units"], inputs)["units"]
+    np.testing.assert_allclose(scores, [0.0, 1.0, 0.4])
+
+
+def test_apoz_is_measured_after_the_relu_and_not_after_pooling():
+    x = i = keras.Input((4, 4, 1))
+    x = layers.BatchNormalization()(layers.Conv2D(1, 1, name="conv")(x))
+    model = keras.Model(i, layers.MaxPooling2D(4)(layers.Activation("relu")(x)))
+    model.get_layer("conv").set_weights([np.ones((1, 1, 1, 1)), np.zeros(1)])
+    images = np.full((1, 4, 4, 1), -1.0)
+    images[0, 0, 0, 0] = 1.0
+    assert criteria.APoZ().score(model, ["conv"], images)["conv"] == pytest.approx(1 / 16)
+
+
+def test_epsilon_widens_what_counts_as_zero():
+    i = keras.Input((2,))
+    model = keras.Model(i, layers.Dense(2, name="units", use_bias=False)(i))
+    model.get_layer("units").set_weights([np.eye(2)])
+    inputs = np.array([[0.05, 1.0], [-0.05, 0.01]])
+    assert criteria.APoZ().score(model, ["units"], inputs)["units"].tolist() == [1, 1]
+    assert criteria.APoZ(epsilon=0.1).score(model, ["units"], inputs)["units"].tolist() == [0, 0.5]
+
+
+def test_activations_of_a_residual_branch_are_those_behind_the_addition():
+    x = i = keras.Input((1,))
+    y = layers.Dense(1, name="branch")(x)
+    model = keras.Model(i, layers.ReLU()(layers.Add()([x, y])))
+    model.get_layer("branch").set_weights([np.array([[-2.0]]), np.zeros(1)])
+    assert criteria.APoZ().score(model, ["branch"], np.array([[1.0], [2.0]]))["branch"].tolist() == [0]
+
+
+def conv_network() -> keras.Model:
+    i = keras.Input((5, 5, 2))
+    model = keras.Model(i, layers.Conv2D(3, 3, name="conv")(i))
+    return model
+
+
+def test_zeroed_filter_comes_first_in_every_norm():
+    model = conv_network()
+    kernel, bias = model.get_layer("conv").get_weights()
+    kernel[..., 1] = 0
+    model.get_layer("conv").set_weights([kernel, bias])
+    for name in ("l1", "l2"):
+        assert criteria.get(name).score(model, ["conv"])["conv"].argmin() == 1
+
+
+def test_norms_equal_numpy_on_every_kind_of_layer():
+    x = i = keras.Input((6, 6, 4))
+    x = layers.Conv2DTranspose(3, 2, name="transposed")(x)
+    x = layers.SeparableConv2D(5, 3, name="separable")(x)
+    x = layers.Reshape((25, 5))(x)
+    x = layers.LSTM(4, name="lstm", return_sequences=True)(x)
+    model = keras.Model(i, layers.MultiHeadAttention(2, 3, name="attention")(x, x))
+    scores = criteria.L1().score(model, ["transposed", "separable", "lstm", "attention", "attention:heads"])
+    weights = {w.path: np.abs(w.numpy()) for w in model.weights}
+    np.testing.assert_allclose(scores["transposed"], weights["transposed/kernel"].sum((0, 1, 3)), rtol=1e-5)
+    np.testing.assert_allclose(scores["separable"], weights["separable/pointwise_kernel"].sum((0, 1, 2)), rtol=1e-5)
+    gates = sum(weights[f"lstm/lstm_cell/{k}"].reshape(-1, 4, 4).sum((0, 1)) for k in ("kernel", "recurrent_kernel"))
+    np.testing.assert_allclose(scores["lstm"], gates, rtol=1e-5)
+    heads = sum(weights[f"attention/{k}/kernel"].sum((0, 2)) for k in ("query", "key", "value"))
+    heads = heads + weights["attention/attention_output/kernel"].sum((1, 2))
+    np.testing.assert_allclose(scores["attention:heads"], heads, rtol=1e-5)
+
+
+@given(st.integers(0, 10**6), st.integers(1, 12), st.integers(1, 30))
+def test_geometric_median_equals_the_double_sum(seed, filters, weights):
+    rows = np.random.default_rng(seed).normal(size=(filters, weights))
+    expected = [sum(np.linalg.norm(a - b) for b in rows) for a in rows]
+    np.testing.assert_allclose(criteria.GeometricMedian().score_filters(rows), expected, rtol=1e-6, atol=1e-5)
+
+
+def test_batch_norm_scale_is_the_gamma_behind_the_layer():
+    x = i = keras.Input((5, 5, 2))
+    x = layers.BatchNormalization(name="norm")(layers.Conv2D(3, 3, name="conv")(x))
+    model = keras.Model(i, layers.BatchNormalization(scale=False)(layers.Conv2D(3, 1, name="bare")(x)))
+    model.get_layer("norm").gamma.assign([-2.0, 0.5, 1.0])
+    assert {k: v.tolist() for k, v in criteria.BatchNormScale().score(model, ["conv", "bare"]).items()} == {
+        "conv": [2.0, 0.5, 1.0]
+    }
+
+
+def test_layers_inside_nested_models_and_wrappers_are_seen():
+    frame = keras.Input((6, 6, 2))
+    inner = keras.Model(frame, layers.GlobalMaxPooling2D()(layers.Conv2D(3, 3, activation="relu", name="conv")(frame)), name="inner")
+    i = keras.Input((4, 6, 6, 2))
+    x = layers.TimeDistributed(layers.Conv2D(2, 1, activation="relu", name="mixer"), name="frames")(i)
+    model = keras.Model(i, layers.Dense(2)(inner(x[:, 0])))
+    images = np.random.default_rng(0).normal(size=(5, 4, 6, 6, 2))
+    scores = criteria.Entropy().score(model, ["inner/conv", "frames/mixer"], images)
+    assert {path: len(values) for path, values in scores.items()} == {"inner/conv": 3, "frames/mixer": 2}
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda: criteria.get("entopy"), "Did you mean 'entropy'"),
+        (lambda: criteria.Entropy(bins=1), "at least 2"),
+        (lambda: criteria.APoZ(epsilon=-1), "not be negative"),
+        (lambda: criteria.APoZ().score(relu_network(), ["units"]), "pass data"),
+        (lambda: criteria.APoZ().score(relu_network(), ["units"], np.zeros((0, 1))), "empty"),
+        (lambda: criteria.APoZ().score(relu_network(), ["units"], np.zeros((4, 3))), "wants batches of shape"),
+        (lambda: criteria.APoZ().score(relu_network(), ["units"], np.full((4, 1), np.nan)), "NaN"),
+        (lambda: criteria.APoZ().score(relu_network(), ["units"], 7), "Expected arrays"),
+        (lambda: criteria.APoZ().score(relu_network(), ["units"], (np.zeros((4, 1)), np.zeros(3))), "different numbers"),
+    ],
+)
+def test_bad_input_is_refused(make, message):
+    with pytest.raises(ValueError, match=message):
+        make()

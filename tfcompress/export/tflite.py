@@ -1,0 +1,120 @@
+"""Write a Keras model as a .tflite file that has been run.
+
+>>> import keras, tempfile
+>>> x = keras.Input((4,))
+>>> model = keras.Model(x, keras.layers.Dense(2)(x))
+>>> with tempfile.TemporaryDirectory() as folder:
+...     report = tflite(model, folder + "/model.tflite")
+>>> report.relative_error < 1e-5
+True
+"""
+
+import pathlib
+from typing import Any
+
+import keras
+import numpy as np
+
+from tfcompress._registry import near_miss
+from tfcompress._runtimes import conversion, process
+from tfcompress._runtimes.signature import Signature
+from tfcompress.export import inputs, report, verify
+from tfcompress.export.report import ExportReport
+from tfcompress.export.verify import ExportError
+
+QUANTIZATIONS = ("dynamic_int8", "int8", "float16")
+ENCODED_ZEROS = 0.3  # the converter stores weights with a smaller fraction of zeros densely in any case
+
+
+def tflite(
+    model: keras.Model,
+    path: Any,
+    *,
+    quantization: str | None = None,
+    representative_data: Any = None,
+    sparse_encoding: bool | str = "auto",
+    data: Any = None,
+    tolerance: float | None = None,
+) -> ExportReport:
+    """Writes a .tflite file, runs it, and returns what was measured.
+
+    The file is loaded by the stock LiteRT interpreter in a process of its own and compared with the
+    Keras model before it takes its place: on an error nothing is left behind, and a file that was at
+    `path` stays as it was. The file has one signature, whose inputs have the names of the model's
+    inputs (the keys, if they are a dict) and whose outputs are named `output_0`, `output_1`, ... (the
+    keys, if they are a dict). Inputs and outputs are float32 where the model's are floats, also in
+    files quantized to int8. A model that computes in float16, bfloat16 or float64 becomes one that
+    computes in float32. The batch size stays open, except where a loop over time steps (LSTM, GRU)
+    forces the file to take one example at a time.
+
+    The comparison is of max |difference| / max |Keras output|, for each output over all examples. The
+    tolerance is 1e-4 without quantization, 1e-2 for float16, 0.1 for dynamic int8 and 0.2 for int8,
+    ten times and more what sound files were seen to have (2e-6, 1e-3, 0.02 and 0.04), while a swapped
+    or broken output has about 1. A model that itself computes in float16 (bfloat16) gets at least
+    1e-2 (5e-2).
+
+    Args:
+        model: any built Keras model that TensorFlow can trace; it is not changed.
+        path: where to, ending in .tflite.
+        quantization: None, "float16" (weights as float16), "dynamic_int8" (weights as int8,
+            activations as int8 while a layer runs) or "int8" (weights and activations, calibrated on
+            `representative_data`).
+        representative_data: typical inputs, a few hundred: an array `(examples, ...)`; for several
+            inputs a tuple or list of arrays or a dict; or an iterable of batches of these. Labels are
+            ignored: a tuple is (inputs, labels) unless it has exactly the arrays that the model takes.
+        sparse_encoding: whether to store only the nonzero entries of weights. "auto" does so if the
+            file gets smaller and runs; True insists, False never does. It makes the file smaller, not
+            the model faster. For "int8" it must not be True: the converter writes such files, but
+            stock interpreters mostly do not run them.
+        data: the inputs to compare on, in any form that `representative_data` may have. Without it:
+            `representative_data`, and without that 8 random examples.
+        tolerance: largest relative error that is accepted, instead of those above.
+
+    Raises:
+        ValueError: an argument is wrong, or the model is not built.
+        ExportError: TFLite cannot express the model, or the file does not run or differs. It is a
+            ValueError, too.
+    """
+    path = _checked_path(path)
+    _check_options(quantization, representative_data, sparse_encoding)
+    conversion.check_backend()
+    samples = None
+    if representative_data is not None:
+        _, samples = inputs.batches(representative_data, Signature.of(model))
+    expected = verify.reference(model, data=data, samples=samples, tolerance=tolerance, quantization=quantization)
+    encodings = _encodings(model, quantization, sparse_encoding)
+    files = _converted(model, expected.signature, quantization=quantization, encodings=encodings, samples=samples)
+    with verify.staged(path) as temporary:
+        proof = _smallest_that_runs(files, temporary, expected)
+        sizes = report.sizes(temporary)
+        temporary.replace(path)
+    return report.of(model, path, "tflite", quantization, sizes, expected, proof)
+
+
+def run_tflite(path: Any, data: Any, *, threads: int = 1) -> Any:
+    """Runs a .tflite file in the stock LiteRT interpreter, in a process of its own.
+
+    Args:
+        path: a file with one signature, as `tflite` and Keras write it.
+        data: an array `(examples, ...)`, or for several inputs a dict of arrays by input name. It is
+            run in batches of 32; a file of fixed batch size gets its own.
+        threads: how many threads the interpreter may use.
+
+    Returns:
+        The array of the only output, or a dict of arrays by output name.
+
+    Raises:
+        ValueError: there is no such file, the data is empty or does not fit, or the file does not run.
+    """
+    path = pathlib.Path(path)
+    if not path.is_file():
+        raise ValueError(f"There is no file '{path}'.")
+    batches = [batch for batch, _ in _data.batches(data)]
+    try:
+        outputs = process.call(
+            conversion.CHILD, "run", runtime="litert", path=str(path.resolve()), batches=batches, threads=threads
+        )
+    except process.ChildError as error:
+        raise ValueError(f"'{path}' does not run: {error}") from error
+    joined = {name: np.concatenate([batch[name] for batch in outputs]) for name in outputs[0]}
+    return joined if len(joined) > 1 else next(iter(joined.values()))
