@@ -1,0 +1,125 @@
+"""From scores to masks."""
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from tfcompress.channels import Balance
+from tfcompress.selection import Cutoff, Selection, check_sparsity
+
+SIZES = st.lists(st.integers(1, 80), min_size=1, max_size=4)
+
+
+def draw(sizes: list[int], seed: int = 0) -> dict[str, np.ndarray]:
+    rng = np.random.default_rng(seed)
+    return {f"group{number}": rng.random(size) for number, size in enumerate(sizes)}
+
+
+@given(SIZES, st.floats(0, 0.99), st.sampled_from(["group", "global"]), st.sampled_from([1, 4, 8]), st.integers(0, 99))
+def test_something_stays_and_the_best_stays_first(sizes, sparsity, scope, round_to, seed):
+    scores = draw(sizes, seed)
+    masks = Selection(scope=scope, round_to=round_to).masks(scores, sparsity)
+    for name, mask in masks.items():
+        assert 1 <= mask.sum() <= len(mask)
+        assert mask.all() or scores[name][mask].min() >= scores[name][~mask].max()
+
+
+@given(st.integers(1, 200), st.floats(0, 0.99), st.sampled_from([1, 2, 8, 16]))
+def test_rounding_moves_a_groups_sparsity_by_a_sixteenth_at_most(size, sparsity, round_to):
+    selection = Selection(round_to=round_to)
+    count = selection.rounded(size * (1 - sparsity), size)
+    assert count == size or count % selection.step(size) == 0
+    if size >= 8:
+        assert abs(count - size * (1 - sparsity)) <= max(size / 16, 1)
+
+
+def test_wide_groups_keep_multiples_of_eight():
+    masks = Selection().masks(draw([64, 100, 256]), 0.37)
+    assert [int(mask.sum()) for mask in masks.values()] == [40, 64, 160]
+
+
+def test_uniform_sparsity_without_rounding_is_exact():
+    masks = Selection(round_to=1).masks(draw([10, 30]), 0.3)
+    assert [int(mask.sum()) for mask in masks.values()] == [7, 21]
+
+
+def test_groups_a_dict_does_not_name_stay_whole():
+    masks = Selection(round_to=1).masks(draw([10, 10]), {"group1": 0.5})
+    assert [int(mask.sum()) for mask in masks.values()] == [10, 5]
+
+
+def test_global_ranking_takes_more_where_scores_are_low_and_stops_at_the_floor():
+    scores = {"rich": np.linspace(0.9, 1.1, 20), "poor": np.array([1e-6] * 18 + [5.0, 5.0])}
+    masks = Selection(scope="global", round_to=1, floor=0.2).masks(scores, 0.45)
+    assert int(masks["rich"].sum()) == 20 and int(masks["poor"].sum()) == 4
+
+
+def test_global_ranking_does_not_depend_on_the_scale_of_a_groups_scores():
+    scores = draw([20, 20])
+    scaled = {**scores, "group1": 1000 * scores["group1"]}
+    selection = Selection(scope="global", round_to=1)
+    first, second = selection.masks(scores, 0.5), selection.masks(scaled, 0.5)
+    assert all((first[name] == second[name]).all() for name in scores)
+
+
+def test_of_equal_scores_the_lower_index_stays():
+    assert Selection(round_to=1).masks({"g": np.ones(4)}, 0.5)["g"].tolist() == [True, True, False, False]
+
+
+def test_cutoff_removes_what_lies_a_deviation_below_the_mean():
+    scores = np.array([0.0, 1.0, 1.0, 1.0, 1.0])
+    assert Cutoff(1.0)(scores).tolist() == [False, True, True, True, True]
+    assert Cutoff(3.0)(scores).all() and Cutoff()(np.ones(5)).all()
+
+
+def balance(blocks: list[list[int]], size: int, fixed: int = 0) -> Balance:
+    weights = [np.isin(np.arange(size), block).astype(int) for block in blocks]
+    return Balance(tuple({"g": w} for w in weights), (fixed,) * len(blocks))
+
+
+@given(st.integers(2, 4), st.integers(2, 8), st.floats(0.1, 0.9), st.integers(0, 99))
+def test_blocks_keep_equal_numbers_of_their_best(groups, width, sparsity, seed):
+    scores = {"g": np.random.default_rng(seed).random(groups * width)}
+    blocks = np.arange(groups * width).reshape(groups, width)
+    mask = Selection(round_to=1).masks(scores, sparsity, [balance(blocks.tolist(), groups * width)])["g"]
+    counts = {int(mask[block].sum()) for block in blocks}
+    assert len(counts) == 1 and counts.pop() >= 1
+    for block in blocks:
+        if not mask[block].all():
+            assert scores["g"][block][mask[block]].min() >= scores["g"][block][~mask[block]].max()
+
+
+@given(st.integers(2, 4), st.integers(1, 3), st.floats(0.1, 0.8), st.integers(0, 50))
+def test_two_partitions_across_each_other_are_both_balanced(groups, times, sparsity, seed):
+    size = groups * groups * times
+    grid = np.arange(size).reshape(groups, groups * times)
+    shuffled = grid.T.ravel().reshape(groups, -1)
+    balances = [balance(grid.tolist(), size), balance(shuffled.tolist(), size)]
+    scores = {"g": np.random.default_rng(seed).random(size)}
+    mask = Selection(round_to=1).masks(scores, sparsity, balances)["g"]
+    assert all(len(set(b.counts({"g": mask}))) == 1 for b in balances) and mask.any()
+
+
+def test_locked_channels_in_a_block_count_as_staying():
+    first, second = np.array([1, 1, 1, 1]), np.zeros(4, int)
+    uneven = Balance(({"g": first}, {"g": second}), (0, 2))
+    mask = Selection(round_to=1).masks({"g": np.arange(4.0)}, 0.25, [uneven])["g"]
+    assert mask.tolist() == [False, False, True, True]
+
+
+def test_balance_that_cannot_be_kept_with_less_leaves_the_group_whole():
+    lopsided = Balance(({"g": np.array([2, 0, 0])}, {"g": np.array([0, 1, 1])}), (0, 0))
+    assert Selection(round_to=1).masks({"g": np.arange(3.0)}, 0.5, [lopsided])["g"].all()
+
+
+@pytest.mark.parametrize("sparsity", [-0.1, 1.0, 2, float("nan"), "half", {"conv": 1.5}, None])
+def test_sparsity_outside_zero_to_one_is_refused(sparsity):
+    with pytest.raises(ValueError, match=r"number in \[0, 1\)"):
+        check_sparsity(sparsity)
+
+
+@pytest.mark.parametrize("settings", [{"scope": "all"}, {"pool": "median"}, {"round_to": 0}, {"floor": 1.5}])
+def test_wrong_settings_are_refused(settings):
+    with pytest.raises(ValueError, match=next(iter(settings))):
+        Selection(**settings)
