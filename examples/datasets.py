@@ -25,7 +25,9 @@ def load(data_dir: str | None = None) -> Images:
     except Exception as error:
         print(f"CIFAR-10 cannot be downloaded ({error}); using scikit-learn's digits instead.")
         return digits()
-    return Images("CIFAR-10", (x / np.float32(255), y.ravel()), (x_test / np.float32(255), y_test.ravel()), 10)
+    return Images(
+        "CIFAR-10", (x / np.float32(255), y.ravel()), (x_test / np.float32(255), y_test.ravel()), 10
+    )
 
 
 def cifar10_records(folder: Path) -> Images:

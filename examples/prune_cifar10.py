@@ -12,15 +12,15 @@ import json
 import time
 from pathlib import Path
 
+import datasets
 import keras
+import networks
 import numpy as np
 import tensorflow as tf
 from absl import app, flags
 from rich.console import Console
 from rich.table import Table
 
-import datasets
-import networks
 import tfcompress
 from tfcompress import analysis
 
@@ -66,11 +66,11 @@ def entropy(images: datasets.Images, seed: int, out: Path) -> dict:
     model = keras.saving.load_model(network_path(out, seed))
     compile_for(model, TUNE_RATE)
     calibration = images.train[0][:1000]
-    steps = len(tfcompress.pruning.scope.chosen(tfcompress.trace(model)))
+    steps = len(tfcompress.analysis.grouping.chosen(tfcompress.trace(model)))
     batches = steps_per_epoch(images) * FLAGS.tune_epochs // 2
 
     def retrain(small: keras.Model) -> None:
-        small.fit(augmented(images).repeat().take(batches // steps), verbose=0)
+        small.fit(augmented(images).repeat().take(batches // steps), shuffle=False, verbose=0)
 
     small = tfcompress.prune_layerwise(
         model, "entropy", budget={"macs": FLAGS.macs}, data=calibration, retrain=retrain
@@ -115,7 +115,7 @@ RUNS = {
 def train(model: keras.Model, images: datasets.Images, epochs: int, rate: float) -> None:
     """SGD with momentum; the learning rate falls from `rate` to 0 along a cosine."""
     compile_for(model, keras.optimizers.schedules.CosineDecay(rate, epochs * steps_per_epoch(images)))
-    model.fit(augmented(images), epochs=epochs, verbose=0)
+    model.fit(augmented(images), epochs=epochs, shuffle=False, verbose=0)
 
 
 def compile_for(model: keras.Model, rate) -> None:
@@ -195,7 +195,9 @@ class Results:
         return any(run["method"] == method and run["seed"] == seed for run in self.runs)
 
     def add(self, method: str, seed: int, result: dict) -> None:
-        self.runs.append({"method": method, "seed": seed, **result, "finished": time.strftime("%Y-%m-%d %H:%M")})
+        self.runs.append(
+            {"method": method, "seed": seed, **result, "finished": time.strftime("%Y-%m-%d %H:%M")}
+        )
         print(self.runs[-1], flush=True)
         temporary = self.path.with_suffix(".tmp")
         temporary.write_text(json.dumps(self.content, indent=1))
@@ -239,7 +241,9 @@ def plot(runs: list[dict], path: Path) -> None:
             axes.plot([place] * len(values), values, "k.", markersize=3)
     axes.set_xticks(range(len(METHODS)), METHODS)
     axes.set_ylabel("test accuracy, %")
-    axes.set_title(f"ResNet-20 at {FLAGS.macs:.0%} of its MACs; bars: standard deviation over seeds", fontsize=9)
+    axes.set_title(
+        f"ResNet-20 at {FLAGS.macs:.0%} of its MACs; bars: standard deviation over seeds", fontsize=9
+    )
     axes.grid(axis="y", alpha=0.3)
     figure.savefig(path, dpi=150)
 

@@ -40,7 +40,11 @@ def _normalization(rng, tensors, shared):
 
 
 def _depthwise(rng, tensors, shared):
-    return [layers.DepthwiseConv2D(3, padding="same", depth_multiplier=int(rng.integers(1, 3)))(_pick(rng, tensors))]
+    return [
+        layers.DepthwiseConv2D(3, padding="same", depth_multiplier=int(rng.integers(1, 3)))(
+            _pick(rng, tensors)
+        )
+    ]
 
 
 def _separable(rng, tensors, shared):

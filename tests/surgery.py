@@ -28,29 +28,40 @@ def inputs_for(model: keras.Model, batch: int = 2, seed: int = 0) -> list[np.nda
     rng = np.random.default_rng(seed)
     shapes = [[batch, *(size or 12 for size in tensor.shape[1:])] for tensor in model.inputs]
     whole = [tensor.dtype.startswith("int") for tensor in model.inputs]
-    return [rng.integers(0, 5, s) if w else rng.normal(size=s).astype("float32") for s, w in zip(shapes, whole, strict=True)]
+    return [
+        rng.integers(0, 5, s) if w else rng.normal(size=s).astype("float32")
+        for s, w in zip(shapes, whole, strict=True)
+    ]
 
 
 def outputs_of(model: keras.Model, inputs: list[np.ndarray]) -> list[np.ndarray]:
-    structured = keras.tree.pack_sequence_as(model.input, inputs) if hasattr(model, "input") else inputs
-    if isinstance(model, keras.Sequential):
-        structured = inputs[0]
-    return [keras.ops.convert_to_numpy(y).astype("float64") for y in keras.tree.flatten(model(structured, training=False))]
+    structure = model.inputs[0] if isinstance(model, keras.Sequential) else model.input
+    structured = keras.tree.pack_sequence_as(structure, inputs)
+    return [
+        keras.ops.convert_to_numpy(y).astype("float64")
+        for y in keras.tree.flatten(model(structured, training=False))
+    ]
 
 
 def relative_error(expected: list[np.ndarray], got: list[np.ndarray]) -> float:
     assert [y.shape for y in expected] == [y.shape for y in got]
-    return max(float(np.abs(a - b).max() / (np.abs(a).max() or 1.0)) for a, b in zip(expected, got, strict=True))
+    return max(
+        float(np.abs(a - b).max() / (np.abs(a).max() or 1.0)) for a, b in zip(expected, got, strict=True)
+    )
 
 
-def check_exact(model: keras.Model, *, tolerance: float = 1e-5, seed: int = 0, approximate: bool = False) -> keras.Model:
+def check_exact(
+    model: keras.Model, *, tolerance: float = 1e-5, seed: int = 0, approximate: bool = False
+) -> keras.Model:
     """Prunes half of everything, compares with the silenced model, and returns the smaller one."""
     randomize(model, seed)
     before = [weight.numpy() for weight in model.weights]
     graph = channels.trace(model, approximate=approximate)
     keep = random_masks(graph, seed)
     small = channels.shrink(model, graph, keep)
-    assert all((w.numpy() == b).all() for w, b in zip(model.weights, before, strict=True)), "the input changed"
+    assert all((w.numpy() == b).all() for w, b in zip(model.weights, before, strict=True)), (
+        "the input changed"
+    )
     inputs = inputs_for(model)
     channels.silence(model, graph, keep)
     expected = outputs_of(model, inputs)

@@ -16,7 +16,13 @@ def draw(sizes: list[int], seed: int = 0) -> dict[str, np.ndarray]:
     return {f"group{number}": rng.random(size) for number, size in enumerate(sizes)}
 
 
-@given(SIZES, st.floats(0, 0.99), st.sampled_from(["group", "global"]), st.sampled_from([1, 4, 8]), st.integers(0, 99))
+@given(
+    SIZES,
+    st.floats(0, 0.99),
+    st.sampled_from(["group", "global"]),
+    st.sampled_from([1, 4, 8]),
+    st.integers(0, 99),
+)
 def test_something_stays_and_the_best_stays_first(sizes, sparsity, scope, round_to, seed):
     scores = draw(sizes, seed)
     masks = Selection(scope=scope, round_to=round_to).masks(scores, sparsity)

@@ -102,7 +102,7 @@ def is_functional(operation: Any) -> bool:
         return False
     if isinstance(operation, keras.Sequential):
         return operation.built and bool(getattr(operation, "inputs", None))
-    return isinstance(operation, _functional_class()) and type(operation).call is _functional_class().call
+    return isinstance(operation, _functional_class()) and operation.__class__.call is _functional_class().call
 
 
 def check_functional(model: Any) -> None:
@@ -202,13 +202,17 @@ def _as_plain_functional(model: keras.Model) -> keras.Model:
     """The model itself, or the same layers and tensors under a model whose config is the graph's."""
     if type(model) is _functional_class():
         return model
-    if isinstance(model, keras.Sequential):
-        return keras.Model(model.inputs[0], model.outputs[0], name=model.name)
-    return keras.Model(model.input, model.output, name=model.name)
+    outputs = model.outputs[0] if isinstance(model, keras.Sequential) else model.output
+    return keras.Model(input_of(model), outputs, name=model.name)
+
+
+def input_of(model: keras.Model) -> Any:
+    """The model's symbolic input, in the structure its caller uses."""
+    return model.inputs[0] if isinstance(model, keras.Sequential) else model.input
 
 
 @functools.cache
-def _functional_class() -> type:
+def _functional_class() -> Any:
     """The class `keras.Model(inputs, outputs)` returns; Keras does not export its name."""
     tensor = keras.Input((1,), name="probe")
     return type(keras.Model(tensor, tensor))

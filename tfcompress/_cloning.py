@@ -7,6 +7,7 @@
 True
 """
 
+import functools
 import warnings
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -65,7 +66,10 @@ class _Builder:
 
     def model(self, model: keras.Model) -> keras.Model:
         recipe = _calls.read(model)
-        inputs = {ref: self.copied(recipe.operations[ref.operation]).output for ref in keras.tree.flatten(recipe.inputs)}
+        inputs = {
+            ref: self.copied(recipe.operations[ref.operation]).output
+            for ref in keras.tree.flatten(recipe.inputs)
+        }
 
         def call(step: _calls.Call, args: Any, kwargs: dict) -> Any:
             args = self.rearrange(self.paths[id(step.operation)], step.index, args)
@@ -94,7 +98,6 @@ class _Builder:
         if isinstance(operation, keras.layers.Lambda):
             return type(operation)(**config)
         return type(operation).from_config(config)
-
 
     def wrapper(self, operation: Any, inner: list, config: dict) -> Any:
         config.update(zip(("layer", "backward_layer"), map(self.copied, inner), strict=False))
@@ -154,7 +157,7 @@ def _by_name(layer: keras.layers.Layer) -> dict[tuple[str, int], keras.Variable]
 def _slices(pairs: list, take: Take) -> dict[int, Callable[[np.ndarray], np.ndarray]]:
     """For each new weight, by `id()`: how an array shaped like the old weight becomes one for it."""
     return {
-        id(weight): lambda array, path=path, index=index: take(path, index, array)
+        id(weight): functools.partial(take, path, index)
         for path, _, new in _leaves(pairs)
         for index, weight in enumerate(new.weights)
     }
@@ -188,7 +191,9 @@ def _carry_optimizer(old: Any, new: Any, variables: list, slices: dict) -> None:
 
 
 def slots(optimizer: Any, variables: list) -> list[tuple[keras.Variable, keras.Variable]]:
-    """(optimizer variable, the model variable it belongs to) for every slot of a built optimizer."""
+    """(optimizer variable, the model variable it belongs to) for every slot there is so far."""
+    if not optimizer.built:
+        return []
     references = _references(optimizer, variables)
     return [(optimizer.variables[index], reference) for index, reference in references.items()]
 

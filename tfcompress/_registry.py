@@ -36,7 +36,7 @@ class Registry:
     def register(self, name: str) -> Callable[[type], type]:
         """Decorator: makes the class available as `name`, and sets its attribute `name`."""
 
-        def add(cls: type) -> type:
+        def add(cls: Any) -> type:
             self._classes[name] = cls
             cls.name = name
             return cls

@@ -7,9 +7,7 @@ import keras
 import numpy as np
 
 from tfcompress import _cloning, channels
-from tfcompress.channels import ChannelGraph
-from tfcompress.pruning import scope
-from tfcompress.pruning.layerwise import steps_of
+from tfcompress.analysis import grouping
 from tfcompress.selection import Selection, check_sparsity
 
 
@@ -58,8 +56,8 @@ class LayerwisePruning(keras.callbacks.Callback):
         data: Any = None,
         start_epoch: int = 0,
         every: int = 1,
-        include: scope.Patterns = None,
-        exclude: scope.Patterns = None,
+        include: grouping.Patterns = None,
+        exclude: grouping.Patterns = None,
         order: str | Sequence[str] = "forward",
         selection: Selection = Selection(),
     ):
@@ -67,7 +65,7 @@ class LayerwisePruning(keras.callbacks.Callback):
         check_sparsity(sparsity)
         if start_epoch < 0 or every < 1:
             raise ValueError(f"start_epoch must be >= 0 and every >= 1, got {start_epoch} and {every}.")
-        self.criterion = scope.criterion_of(criterion)
+        self.criterion = grouping.criterion_of(criterion)
         self.sparsity, self.data = sparsity, data
         self.start_epoch, self.every = start_epoch, every
         self.include, self.exclude, self.order = include, exclude, order
@@ -75,14 +73,14 @@ class LayerwisePruning(keras.callbacks.Callback):
 
     def on_train_begin(self, logs: Any = None) -> None:
         self._graph = channels.trace(self.model)
-        groups = scope.chosen(self._graph, self.include, self.exclude)
-        self._steps = steps_of(self._graph, groups, self.order)
-        self._sparsity = scope.per_group(self._graph, groups, self.sparsity)
+        groups = grouping.chosen(self._graph, self.include, self.exclude)
+        self._steps = grouping.steps(self._graph, groups, self.order)
+        self._sparsity = grouping.per_group(self._graph, groups, self.sparsity)
         needed = self.start_epoch + len(self._steps) * self.every
         if self.params["epochs"] < needed:
             raise ValueError(
-                f"{len(self._steps)} groups, one every {self.every} epochs from epoch {self.start_epoch} on, need "
-                f"{needed} epochs, fit() has {self.params['epochs']}. Train longer, or include fewer layers."
+                f"{len(self._steps)} groups, one every {self.every} epochs from epoch {self.start_epoch} on, "
+                f"need {needed} epochs, fit() has {self.params['epochs']}. Train longer, or include fewer layers."
             )
         self._silence = _Silence(self.model)
 
@@ -107,7 +105,7 @@ class LayerwisePruning(keras.callbacks.Callback):
 
     def _next(self, names: Sequence[str]) -> Mapping[str, np.ndarray]:
         groups = [self._graph[name] for name in names]
-        found = scope.scores(self.model, groups, self.criterion, self.data, self.selection.pool)
+        found = grouping.scores(self.model, groups, self.criterion, self.data, self.selection.pool)
         return self.selection.masks(found, self._sparsity, self._graph.balances)
 
 
@@ -132,7 +130,9 @@ class _Silence:
     def set(self, masks: Iterator[tuple[keras.Variable, np.ndarray]]) -> None:
         """Takes on new masks. The training step is compiled anew if there are any changes."""
         new = {id(weight): (weight, mask) for weight, mask in masks}
-        same = new.keys() == self.masks.keys() and all((self.masks[k][1] == m).all() for k, (_, m) in new.items())
+        same = new.keys() == self.masks.keys() and all(
+            (self.masks[k][1] == m).all() for k, (_, m) in new.items()
+        )
         if same:
             return
         for key, (weight, mask) in new.items():

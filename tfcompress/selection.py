@@ -84,7 +84,12 @@ class Selection:
                 in them may lose a little more than asked for.
         """
         if callable(sparsity):
-            return _fit({name: _nonempty(sparsity(values), values) for name, values in scores.items()}, scores, {}, balances)
+            return _fit(
+                {name: _nonempty(sparsity(values), values) for name, values in scores.items()},
+                scores,
+                {},
+                balances,
+            )
         counts = self.counts(scores, sparsity)
         masks = {name: _top(values, counts[name]) for name, values in scores.items()}
         steps = {name: self.step(len(values)) for name, values in scores.items()}
@@ -104,7 +109,7 @@ class Selection:
     def _global_counts(self, scores: Scores, sparsity: float) -> dict[str, float]:
         scaled = {name: values / (np.abs(values).mean() or 1.0) for name, values in scores.items()}
         ranked = np.sort(np.concatenate(list(scaled.values())))
-        threshold = ranked[min(int(round(sparsity * len(ranked))), len(ranked) - 1)]
+        threshold = ranked[min(round(sparsity * len(ranked)), len(ranked) - 1)]
         return {name: max(self.floor * len(v), float((v >= threshold).sum())) for name, v in scaled.items()}
 
     def rounded(self, count: float, size: int) -> int:
@@ -203,7 +208,10 @@ def _solve(masks: Masks, scores: Scores, steps: Mapping[str, int], balances: Seq
     )
     if solution.x is None:
         return None
-    return {name: solution.x[starts[name] : starts[name] + size] > 0.5 for name, size in zip(names, sizes, strict=True)}
+    return {
+        name: solution.x[starts[name] : starts[name] + size] > 0.5
+        for name, size in zip(names, sizes, strict=True)
+    }
 
 
 def _block_rows(balance: Any, starts: Mapping[str, int]) -> list[tuple[dict[int, float], float]]:

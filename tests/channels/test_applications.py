@@ -4,8 +4,8 @@ import inspect
 
 import keras
 import pytest
-
 from surgery import check_exact
+
 from tfcompress import channels
 
 NAMES = sorted(name for name, value in vars(keras.applications).items() if inspect.isfunction(value))

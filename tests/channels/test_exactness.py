@@ -3,12 +3,12 @@
 import keras
 import numpy as np
 import pytest
+import random_graphs
 from hypothesis import given, settings
 from hypothesis import strategies as st
-
-import random_graphs
 from small_models import MODELS
 from surgery import check_exact, inputs_for, outputs_of
+
 from tfcompress import channels
 
 

@@ -6,8 +6,8 @@ import keras
 import numpy as np
 import pytest
 from keras import layers
-
 from surgery import inputs_for, outputs_of, randomize, relative_error
+
 from tfcompress import channels
 
 DEAD = np.array([1, 4])
@@ -52,7 +52,10 @@ def test_folding_is_exact_without_padding(reader):
 
 @pytest.mark.parametrize(
     ("reader", "before"),
-    [(lambda: layers.Conv2D(4, 3, padding="same"), ()), (lambda: layers.Conv2D(4, 3), (layers.ZeroPadding2D(1),))],
+    [
+        (lambda: layers.Conv2D(4, 3, padding="same"), ()),
+        (lambda: layers.Conv2D(4, 3), (layers.ZeroPadding2D(1),)),
+    ],
 )
 def test_folding_into_a_padded_layer_is_said_to_be_inexact_and_is_better_than_nothing(reader, before):
     model = network(reader(), before)

@@ -7,9 +7,9 @@ import keras
 import numpy as np
 import pytest
 from keras import layers
-
 from small_models import MODELS
 from surgery import inputs_for, outputs_of, random_masks, randomize, relative_error
+
 from tfcompress import channels
 
 
@@ -65,7 +65,9 @@ def test_training_goes_on_without_a_jump(name):
 
 def test_slots_that_are_not_shaped_like_their_weight_are_left_new():
     model, (x, y) = classifier(), batch()
-    model.compile(keras.optimizers.Adafactor(0.01), keras.losses.SparseCategoricalCrossentropy(from_logits=True))
+    model.compile(
+        keras.optimizers.Adafactor(0.01), keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+    )
     model.train_on_batch(x, y)
     _, _, small = halved(model)
     assert np.isfinite(small.train_on_batch(x, y))
@@ -145,7 +147,9 @@ def test_subclass_with_a_call_of_its_own_is_unknown():
     assert channels.trace(model).unknown == {"soft": "Softly"}
 
 
-@pytest.mark.parametrize("activation", ["softmax", "log_softmax", lambda x: x / keras.ops.sum(x, -1, keepdims=True)])
+@pytest.mark.parametrize(
+    "activation", ["softmax", "log_softmax", lambda x: x / keras.ops.sum(x, -1, keepdims=True)]
+)
 def test_channels_behind_an_activation_that_mixes_them_are_locked(activation):
     x = i = keras.Input((6,))
     x = layers.Activation(activation)(layers.Dense(8, name="mixed")(x))

@@ -23,7 +23,9 @@ def network(order: np.ndarray | None = None) -> keras.Model:
     model = keras.Model(i, layers.Dense(4, activation="softmax", name="head")(x))
     rng = np.random.default_rng(3)
     for weight in model.weights:
-        weight.assign(rng.uniform(0.3, 1.0, weight.shape) if "norm" in weight.path else rng.normal(0, 0.3, weight.shape))
+        weight.assign(
+            rng.uniform(0.3, 1.0, weight.shape) if "norm" in weight.path else rng.normal(0, 0.3, weight.shape)
+        )
     if order is not None:
         permute(model, order)
     return model
@@ -122,7 +124,9 @@ def test_users_criterion_with_labels_is_one_small_class():
 
         def statistics(self, outputs, labels):
             weight = keras.ops.cast(labels == 1, "float32")
-            return keras.ops.tensordot(weight, keras.ops.mean(outputs, axis=tuple(range(1, outputs.ndim - 1))), 1)
+            return keras.ops.tensordot(
+                weight, keras.ops.mean(outputs, axis=tuple(range(1, outputs.ndim - 1))), 1
+            )
 
         def result(self, state):
             return state

@@ -114,8 +114,12 @@ def test_norms_equal_numpy_on_every_kind_of_layer():
     scores = criteria.L1().score(model, ["transposed", "separable", "lstm", "attention", "attention:heads"])
     weights = {w.path: np.abs(w.numpy()) for w in model.weights}
     np.testing.assert_allclose(scores["transposed"], weights["transposed/kernel"].sum((0, 1, 3)), rtol=1e-5)
-    np.testing.assert_allclose(scores["separable"], weights["separable/pointwise_kernel"].sum((0, 1, 2)), rtol=1e-5)
-    gates = sum(weights[f"lstm/lstm_cell/{k}"].reshape(-1, 4, 4).sum((0, 1)) for k in ("kernel", "recurrent_kernel"))
+    np.testing.assert_allclose(
+        scores["separable"], weights["separable/pointwise_kernel"].sum((0, 1, 2)), rtol=1e-5
+    )
+    gates = sum(
+        weights[f"lstm/lstm_cell/{k}"].reshape(-1, 4, 4).sum((0, 1)) for k in ("kernel", "recurrent_kernel")
+    )
     np.testing.assert_allclose(scores["lstm"], gates, rtol=1e-5)
     heads = sum(weights[f"attention/{k}/kernel"].sum((0, 2)) for k in ("query", "key", "value"))
     heads = heads + weights["attention/attention_output/kernel"].sum((1, 2))
@@ -141,7 +145,11 @@ def test_batch_norm_scale_is_the_gamma_behind_the_layer():
 
 def test_layers_inside_nested_models_and_wrappers_are_seen():
     frame = keras.Input((6, 6, 2))
-    inner = keras.Model(frame, layers.GlobalMaxPooling2D()(layers.Conv2D(3, 3, activation="relu", name="conv")(frame)), name="inner")
+    inner = keras.Model(
+        frame,
+        layers.GlobalMaxPooling2D()(layers.Conv2D(3, 3, activation="relu", name="conv")(frame)),
+        name="inner",
+    )
     i = keras.Input((4, 6, 6, 2))
     x = layers.TimeDistributed(layers.Conv2D(2, 1, activation="relu", name="mixer"), name="frames")(i)
     model = keras.Model(i, layers.Dense(2)(inner(x[:, 0])))
@@ -158,10 +166,16 @@ def test_layers_inside_nested_models_and_wrappers_are_seen():
         (lambda: criteria.APoZ(epsilon=-1), "not be negative"),
         (lambda: criteria.APoZ().score(relu_network(), ["units"]), "pass data"),
         (lambda: criteria.APoZ().score(relu_network(), ["units"], np.zeros((0, 1))), "empty"),
-        (lambda: criteria.APoZ().score(relu_network(), ["units"], np.zeros((4, 3))), "wants batches of shape"),
+        (
+            lambda: criteria.APoZ().score(relu_network(), ["units"], np.zeros((4, 3))),
+            "wants batches of shape",
+        ),
         (lambda: criteria.APoZ().score(relu_network(), ["units"], np.full((4, 1), np.nan)), "NaN"),
         (lambda: criteria.APoZ().score(relu_network(), ["units"], 7), "Expected arrays"),
-        (lambda: criteria.APoZ().score(relu_network(), ["units"], (np.zeros((4, 1)), np.zeros(3))), "different numbers"),
+        (
+            lambda: criteria.APoZ().score(relu_network(), ["units"], (np.zeros((4, 1)), np.zeros(3))),
+            "different numbers",
+        ),
     ],
 )
 def test_bad_input_is_refused(make, message):

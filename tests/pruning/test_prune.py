@@ -4,10 +4,10 @@ import keras
 import numpy as np
 import pytest
 from keras import layers
+from small_models import MODELS
+from surgery import outputs_of, randomize, relative_error
 
 import tfcompress
-from small_models import MODELS
-from surgery import inputs_for, outputs_of, randomize, relative_error
 from tfcompress import analysis, channels, criteria
 from tfcompress.selection import Cutoff, Selection
 
@@ -115,7 +115,10 @@ def test_greedy_equals_independent_when_nothing_upstream_goes():
         small = tfcompress.prune(model, "l1", sparsity={"first": 0.5}, greedy=greedy)
         kept = np.setdiff1d(np.arange(16), next(iter(small.removed)).layers["first"])
         expected = tfcompress.prune(model, "l1", sparsity={"first": 0.5})
-        assert kept.tolist() == np.setdiff1d(np.arange(16), next(iter(expected.removed)).layers["first"]).tolist()
+        assert (
+            kept.tolist()
+            == np.setdiff1d(np.arange(16), next(iter(expected.removed)).layers["first"]).tolist()
+        )
 
 
 def test_greedy_leaves_out_kernels_on_maps_that_are_gone():
@@ -131,7 +134,11 @@ def test_greedy_leaves_out_kernels_on_maps_that_are_gone():
     kernel[:, :, :8, 0] = 0.0
     model.get_layer("branch").set_weights([kernel, bias])
     apart, in_turn = (
-        next(r for r in tfcompress.prune(model, "l1", sparsity=0.5, greedy=greedy).removed if r.group == "branch")
+        next(
+            r
+            for r in tfcompress.prune(model, "l1", sparsity=0.5, greedy=greedy).removed
+            if r.group == "branch"
+        )
         for greedy in (False, True)
     )
     assert 0 not in apart.layers["branch"] and 0 in in_turn.layers["branch"]
@@ -157,7 +164,9 @@ def test_layerwise_goes_in_the_order_asked_for():
     orders = {"backward": ["last", "branch", "first"]}
     for order, expected in {**orders, ("branch", "last"): ["branch", "last"]}.items():
         order = order if isinstance(order, str) else list(order)
-        small = tfcompress.prune_layerwise(network(), "l1", sparsity=0.5, retrain=None, order=order, verbose=False)
+        small = tfcompress.prune_layerwise(
+            network(), "l1", sparsity=0.5, retrain=None, order=order, verbose=False
+        )
         assert [removal.group for removal in small.removed] == expected
 
 
@@ -182,7 +191,10 @@ def test_layerwise_reports_each_step(capsys):
 
 def test_result_says_what_stayed_and_why():
     small = tfcompress.prune(network(), "l1", sparsity=0.5, exclude="last")
-    assert small.removed.untouched == {"last": "not selected", "head": "the activation of 'head' looks across channels"}
+    assert small.removed.untouched == {
+        "last": "not selected",
+        "head": "the activation of 'head' looks across channels",
+    }
     assert "branch" in str(small.removed)
 
 

@@ -18,17 +18,17 @@ def convert(folder: str, quantization: str | None, encodings: list[bool], sample
     `samples` are batches, as dicts of arrays by input name, with which int8 is calibrated, `batch`
     rows at a time.
     """
-    return {sparse: _converter(folder, quantization, sparse, samples, batch).convert() for sparse in encodings}
+    return {
+        sparse: _converter(folder, quantization, sparse, samples, batch).convert() for sparse in encodings
+    }
 
 
 def _converter(folder: str, quantization: str | None, sparse: bool, samples: list, batch: int) -> Any:
     import tensorflow as tf
 
     converter = tf.lite.TFLiteConverter.from_saved_model(folder)
-    if quantization is not None:
-        converter.optimizations.append(tf.lite.Optimize.DEFAULT)
-    if sparse:
-        converter.optimizations.append(tf.lite.Optimize.EXPERIMENTAL_SPARSITY)
+    wanted = {tf.lite.Optimize.DEFAULT: quantization, tf.lite.Optimize.EXPERIMENTAL_SPARSITY: sparse}
+    converter.optimizations = [optimization for optimization, asked in wanted.items() if asked]
     if quantization == "float16":
         converter.target_spec.supported_types = [tf.float16]
     if quantization == "int8":
@@ -76,8 +76,7 @@ class LiteRT:
         from ai_edge_litert import interpreter
 
         self.interpreter = interpreter.Interpreter(model_path=path, num_threads=threads)
-        self.runner = self.interpreter.get_signature_runner()
-        self.inputs = self.runner.get_input_details()
+        self.inputs = self.interpreter.get_signature_runner().get_input_details()
 
     @property
     def version(self) -> str:
@@ -91,7 +90,8 @@ class LiteRT:
         """Runs a batch: a dict of arrays by name, or the array of the only input."""
         inputs = self._fitting(inputs)
         batch = next((int(detail["shape_signature"][0]) for detail in self.inputs.values()), -1)
-        outputs = [self.runner(**piece) for piece in (_pieces(inputs, batch) if batch > 0 else [inputs])]
+        runner = self.interpreter.get_signature_runner()  # while it lives, the interpreter refuses invoke()
+        outputs = [runner(**piece) for piece in (_pieces(inputs, batch) if batch > 0 else [inputs])]
         return {name: _joined([output[name] for output in outputs]) for name in outputs[0]}
 
     def timer(self, inputs: Any) -> Callable[[], float]:
@@ -113,7 +113,12 @@ class LiteRT:
 
     def stub(self, batch: int) -> dict[str, np.ndarray]:
         return {
-            name: _stub(name, [None if size < 0 else int(size) for size in detail["shape_signature"]], detail["dtype"], batch)
+            name: _stub(
+                name,
+                [None if size < 0 else int(size) for size in detail["shape_signature"]],
+                detail["dtype"],
+                batch,
+            )
             for name, detail in self.inputs.items()
         }
 
@@ -160,7 +165,8 @@ class SavedModel:
     def stub(self, batch: int) -> dict[str, np.ndarray]:
         _, specs = self.model.signatures["serving_default"].structured_input_signature
         return {
-            name: _stub(name, spec.shape.as_list(), spec.dtype.as_numpy_dtype, batch) for name, spec in specs.items()
+            name: _stub(name, spec.shape.as_list(), spec.dtype.as_numpy_dtype, batch)
+            for name, spec in specs.items()
         }
 
     def _function(self, inputs: Any) -> Callable[[], Any]:
@@ -172,7 +178,7 @@ class SavedModel:
         return lambda: self.model.serve(*tensors)
 
 
-RUNTIMES = {"litert": LiteRT, "saved_model": SavedModel}
+RUNTIMES: dict[str, Any] = {"litert": LiteRT, "saved_model": SavedModel}
 
 
 def _pieces(inputs: dict[str, np.ndarray], rows: int) -> Iterator[dict[str, np.ndarray]]:
@@ -198,7 +204,7 @@ def _stub(name: str, shape: list[int | None], dtype: Any, batch: int) -> np.ndar
         raise ValueError(f"input '{name}' takes batches of {shape[0]}, not of {batch}")
     if None in shape[1:]:
         raise ValueError(f"the shape of input '{name}' is open, {tuple(shape)}: give arrays for it, data=...")
-    sizes = [batch, *shape[1:]] if shape else []
+    sizes: Any = [batch, *shape[1:]] if shape else []
     if np.issubdtype(dtype, np.floating):
         return np.random.default_rng(0).normal(size=sizes).astype(dtype)
     return np.zeros(sizes, dtype)

@@ -18,8 +18,9 @@ def check_backend() -> None:
     """Raises `ValueError` unless Keras runs on TensorFlow, which writes both formats."""
     if keras.backend.backend() != "tensorflow":
         raise ValueError(
-            f"Export needs Keras on TensorFlow; it runs on {keras.backend.backend()}. Save the model as .keras, "
-            "and load and export it in a process started with the environment variable KERAS_BACKEND=tensorflow."
+            f"Export needs Keras on TensorFlow, and it runs on {keras.backend.backend()}. Save the model as "
+            ".keras, and load and export it in a process with the environment variable "
+            "KERAS_BACKEND=tensorflow."
         )
 
 

@@ -87,8 +87,10 @@ class Signature:
             wanted = self.specs[name].shape
             fits = all(want in (None, got) for want, got in zip(wanted[1:], array.shape[1:], strict=False))
             if len(wanted) != array.ndim or not fits:
-                raise ValueError(f"Input '{name}' takes arrays of shape {wanted}; the data has {array.shape}.")
-        return {name: array.astype(self.specs[name].dtype, copy=False) for name, array in arrays.items()}
+                raise ValueError(
+                    f"Input '{name}' takes arrays of shape {wanted}; the data has {array.shape}."
+                )
+        return {name: _cast(array, self.specs[name].dtype) for name, array in arrays.items()}
 
     def like(self, inputs: Any) -> "Signature":
         """The same with whole-number types where `inputs` has them, if the types are only guessed."""
@@ -129,7 +131,8 @@ def _shapes_seen(model: keras.Model) -> Any:
     if shapes is None:
         raise ValueError(
             f"Keras does not know the input shapes of '{model.name}' ({type(model).__name__}). "
-            "Give its call() one argument, a tensor, list or dict, or rewrite it as keras.Model(inputs, outputs)."
+            "Give its call() one argument, a tensor, list or dict, or rewrite it as "
+            "keras.Model(inputs, outputs)."
         )
     return _tensors_of(shapes, model.input_dtype)
 
@@ -158,6 +161,10 @@ def _free_name(name: str, taken: Any) -> str:
     while name in taken:
         name += "_"
     return name
+
+
+def _cast(array: np.ndarray, dtype: str) -> np.ndarray:
+    return array if dtype == "string" else array.astype(dtype, copy=False)
 
 
 def _with_dtype(spec: keras.InputSpec, dtype: np.dtype) -> keras.InputSpec:

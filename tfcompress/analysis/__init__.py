@@ -14,6 +14,7 @@ from tfcompress.analysis.costs import Costs, costs, macs, macs_by_weight
 from tfcompress.analysis.latency import Latency, latency, latency_ratio
 from tfcompress.analysis.mac_rules import MacRule, at_inputs, at_outputs, at_time_steps, register
 from tfcompress.analysis.plots import sensitivity_curves, sorted_scores
+from tfcompress.analysis.sensitivity import sensitivity
 from tfcompress.analysis.steps import Step
 from tfcompress.analysis.summary import Summary, summary
 
@@ -32,6 +33,7 @@ __all__ = [
     "macs",
     "macs_by_weight",
     "register",
+    "sensitivity",
     "sensitivity_curves",
     "sorted_scores",
     "summary",

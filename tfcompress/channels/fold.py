@@ -61,8 +61,8 @@ def fold_constants(model: keras.Model, graph: ChannelGraph, keep: Mapping[str, n
         off = float(np.abs(share - mean).max())
         if off > 1e-6 * max(1.0, float(np.abs(mean).max())):
             warnings.warn(
-                f"Constants folded into the bias of '{reading.path}' are exact only on average over positions: "
-                f"its padding makes them differ by up to {off:.2g} at the border.",
+                f"Constants folded into the bias of '{reading.path}' are exact only on average over "
+                f"positions: its padding makes them differ by up to {off:.2g} at the border.",
                 stacklevel=3,
             )
         bias = targets[reading.path].bias
@@ -73,7 +73,13 @@ def fold_constants(model: keras.Model, graph: ChannelGraph, keep: Mapping[str, n
 def _readings(model: keras.Model, graph: ChannelGraph, keep: Mapping[str, np.ndarray]) -> Iterator[_Reading]:
     kept = graph.keep_ids(keep)
     for path, (layer, calls) in _inputs_of_readers(model).items():
-        axes = [axis for (p, _), known in graph.ledger.axes.items() if p == path for axis in known.values() if axis.reads]
+        axes = [
+            axis
+            for (p, _), known in graph.ledger.axes.items()
+            if p == path
+            for axis in known.values()
+            if axis.reads
+        ]
         if len(calls) == 1 and axes and axes[0].ids.ndim == 1:
             inputs = calls[0]
             axis = 1 if getattr(layer, "data_format", None) == "channels_first" else inputs.ndim - 1
@@ -108,7 +114,9 @@ def _probes(model: keras.Model) -> list:
     rng = np.random.default_rng(0)
     shapes = [(3, *(size or 16 for size in tensor.shape[1:])) for tensor in model.inputs]
     return [
-        keras.ops.cast(rng.normal(size=shape) if t.dtype.startswith("float") else rng.integers(0, 2, shape), t.dtype)
+        keras.ops.cast(
+            rng.normal(size=shape) if t.dtype.startswith("float") else rng.integers(0, 2, shape), t.dtype
+        )
         for shape, t in zip(shapes, model.inputs, strict=True)
     ]
 

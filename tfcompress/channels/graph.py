@@ -59,7 +59,13 @@ class Balance:
     def counts(self, keep: Mapping[str, np.ndarray]) -> list[int]:
         """How many channels each block keeps; groups missing from `keep` stay whole."""
         return [
-            fixed + int(sum(weights[keep[name]].sum() if name in keep else weights.sum() for name, weights in block.items()))
+            fixed
+            + int(
+                sum(
+                    weights[keep[name]].sum() if name in keep else weights.sum()
+                    for name, weights in block.items()
+                )
+            )
             for fixed, block in zip(self.fixed, self.blocks, strict=True)
         ]
 
@@ -102,9 +108,14 @@ class ChannelGraph:
         rows = [("group", "size", "layers", "locked because")]
         rows += [(g.name, str(g.size), ", ".join(g.layers), g.locked or "") for g in self.groups]
         widths = [max(len(row[column]) for row in rows) for column in range(3)]
-        lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, [*widths, 0], strict=True)).rstrip() for row in rows]
+        lines = [
+            "  ".join(cell.ljust(width) for cell, width in zip(row, [*widths, 0], strict=True)).rstrip()
+            for row in rows
+        ]
         if self.unknown:
-            lines.append("Left alone, of unknown kind: " + ", ".join(f"{p} ({k})" for p, k in self.unknown.items()))
+            lines.append(
+                "Left alone, of unknown kind: " + ", ".join(f"{p} ({k})" for p, k in self.unknown.items())
+            )
         return "\n".join(lines)
 
     def keep_ids(self, keep: Mapping[str, np.ndarray]) -> Keep:
@@ -139,7 +150,8 @@ class ChannelGraph:
         mask = np.asarray(mask)
         if mask.shape != (group.size,) or mask.dtype != bool:
             raise ValueError(
-                f"keep['{group.name}'] must be a bool array of shape ({group.size},), got {mask.dtype} {mask.shape}."
+                f"keep['{group.name}'] must be a bool array of shape ({group.size},), "
+                f"got {mask.dtype} {mask.shape}."
             )
         if group.locked is not None and not mask.all():
             raise ValueError(f"Group '{group.name}' is locked: {group.locked}. Keep all of it.")

@@ -147,7 +147,7 @@ def move(v: Visit, spec: ChannelSpec) -> list[Ids | None]:
             _same_at_every_call(v, ids)
         if not _REWRITES[spec.rewrite](v, outputs):
             return opaque(v, f"'{v.path}' takes single channels by number")
-    return outputs
+    return [*outputs]
 
 
 # ------------------------------------------------------------------ pieces of the rules
@@ -213,7 +213,9 @@ def _each_channel(v: Visit, spec: ChannelSpec, source: Ids, copies: int) -> Ids 
     shape = v.shapes[0]
     if shape is None:
         return None
-    return Ids.along(made, axis if len(shape) == len(source.shape) else channel_axis(v.operation, len(shape)), shape)
+    return Ids.along(
+        made, axis if len(shape) == len(source.shape) else channel_axis(v.operation, len(shape)), shape
+    )
 
 
 def _note_axes(v: Visit, spec: ChannelSpec, vectors: dict[str, np.ndarray]) -> None:
@@ -408,7 +410,7 @@ def depthwise(v: Visit) -> list[Ids | None]:
 
 def normalization_by_group(v: Visit) -> list[Ids | None]:
     """GroupNormalization: exact with one channel per group, else like LayerNormalization."""
-    axes = {"gamma": ("in",), "beta": ("in",)}
+    axes: dict[str, tuple[str, ...]] = {"gamma": ("in",), "beta": ("in",)}
     source = v.inputs[0]
     channels = source.shape[channel_axis(v.operation, len(source.shape))]
     groups = channels if v.operation.groups == -1 else v.operation.groups
@@ -487,20 +489,19 @@ def bidirectional(v: Visit) -> list[Ids | None]:
     layer = v.operation
     if len(v.inputs) > 1 or not all(type(inner) in _GATES for inner in _calls.wrapped_layers(layer)):
         return unknown(v)
-    forward, backward = (
-        recurrent(replace(v.inside(inner), shapes=[(inner.units,)]))[0].array
-        for inner in _calls.wrapped_layers(layer)
-    )
+    visits = [replace(v.inside(inner), shapes=[None]) for inner in _calls.wrapped_layers(layer)]
+    for inside in visits:
+        recurrent(inside)
+    forward, backward = (v.ledger.producers[inside.path] for inside in visits)
     if layer.merge_mode in ("sum", "mul", "ave"):
         v.ledger.tie(forward, backward)
     joined = np.concatenate([forward, backward]) if layer.merge_mode == "concat" else forward
-    apart = 2 if layer.merge_mode is None else 1
-    heads = [forward, backward] if apart == 2 else [joined]
-    states = (len(v.shapes) - apart) // 2
+    heads = [forward, backward] if layer.merge_mode is None else [joined]
+    states = 2 if isinstance(layer.forward_layer, keras.layers.LSTM) else 1
     vectors = heads + [forward] * states + [backward] * states
     return [
         None if shape is None else Ids.along(ids, len(shape) - 1, shape)
-        for ids, shape in zip(vectors, v.shapes, strict=True)
+        for ids, shape in zip(vectors, v.shapes, strict=False)
     ]
 
 
@@ -551,7 +552,10 @@ def attention(v: Visit) -> list[Ids | None]:
     )
     v.ledger.edit(v.path, lambda keep: {"num_heads": int(keep[heads].sum())})
     v.ledger.edit(v.path, lambda keep: {} if keep[made].all() else {"output_shape": int(keep[made].sum())})
-    scores = [None if shape is None else Ids.constant(v.ledger.fixed("attention scores"), shape) for shape in v.shapes[1:]]
+    scores = [
+        None if shape is None else Ids.constant(v.ledger.fixed("attention scores"), shape)
+        for shape in v.shapes[1:]
+    ]
     return [None if v.shapes[0] is None else Ids.along(made, len(v.shapes[0]) - 1, v.shapes[0]), *scores]
 
 

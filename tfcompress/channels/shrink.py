@@ -44,7 +44,11 @@ def shrink(
     ledger = graph.ledger
 
     def configure(path: str) -> dict:
-        return {} if kept.all() else {k: v for change in ledger.edits.get(path, []) for k, v in change(kept).items()}
+        return (
+            {}
+            if kept.all()
+            else {k: v for change in ledger.edits.get(path, []) for k, v in change(kept).items()}
+        )
 
     def rearrange(path: str, call: int, args):
         change = ledger.arguments.get((path, call))

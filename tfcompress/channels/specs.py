@@ -91,7 +91,9 @@ def lookup(operation: keras.Operation) -> ChannelSpec | Rule | None:
         if cls in _REGISTRY:
             return _REGISTRY[cls] if cls.call is operation.__class__.call else None
     cls = operation.__class__
-    return _REGISTRY.get(_key(keras.saving.get_registered_name(cls))) or _REGISTRY.get(_applications_name(cls))
+    return _REGISTRY.get(_key(keras.saving.get_registered_name(cls))) or _REGISTRY.get(
+        _applications_name(cls)
+    )
 
 
 def is_elementwise(activation: Any) -> bool:

@@ -3,7 +3,7 @@
 from keras import layers
 
 from tfcompress.channels import rules
-from tfcompress.channels.specs import ChannelSpec, register
+from tfcompress.channels.specs import ChannelSpec, Rule, register
 
 BIAS = {"bias": ("out",)}
 CONVOLUTION = ChannelSpec("mix", width="filters", axes={"kernel": ("reads in", "out"), **BIAS})
@@ -25,7 +25,7 @@ PER_CHANNEL = ChannelSpec("each")
 MERGE = ChannelSpec("merge")
 MOVE = ChannelSpec("move")
 
-TABLE = [
+TABLE: list[tuple[ChannelSpec | Rule, str]] = [
     (CONVOLUTION, "Conv1D Conv2D Conv3D"),
     (TRANSPOSE, "Conv1DTranspose Conv2DTranspose Conv3DTranspose"),
     (SEPARABLE, "SeparableConv1D SeparableConv2D"),
@@ -60,7 +60,7 @@ TABLE = [
     (ChannelSpec("move", rewrite="shape"), "Reshape"),
 ]
 
-OPS_TABLE = [
+OPS_TABLE: list[tuple[ChannelSpec | Rule, str]] = [
     (
         POINTWISE,
         "abs celu clip cos elu erf exp expm1 gelu hard_shrink hard_sigmoid hard_silu hard_tanh identity"

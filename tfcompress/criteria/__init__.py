@@ -34,14 +34,14 @@ for _name, _class in {
     register(_name)(_class)
 
 __all__ = [
+    "L1",
+    "L2",
     "APoZ",
     "ActivationCriterion",
     "BatchNormScale",
     "Criterion",
     "Entropy",
     "GeometricMedian",
-    "L1",
-    "L2",
     "Random",
     "WeightCriterion",
     "get",

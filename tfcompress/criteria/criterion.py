@@ -63,7 +63,9 @@ class WeightCriterion(Criterion):
     def score(self, model: keras.Model, layers: Sequence[str], data: Any = None) -> dict[str, np.ndarray]:
         by_path = dict(_calls.walk(model))
         found = {path: filters.rows(path, by_path) for path in layers}
-        return {path: checked(path, self.score_filters(rows)) for path, rows in found.items() if rows is not None}
+        return {
+            path: checked(path, self.score_filters(rows)) for path, rows in found.items() if rows is not None
+        }
 
 
 @dataclasses.dataclass(frozen=True)

@@ -37,7 +37,9 @@ class Entropy(ActivationCriterion):
 
     def __post_init__(self):
         if self.bins < 2 or self.images < 2:
-            raise ValueError(f"bins and images must be at least 2, got bins={self.bins}, images={self.images}.")
+            raise ValueError(
+                f"bins and images must be at least 2, got bins={self.bins}, images={self.images}."
+            )
 
     def statistics(self, outputs: Any, labels: Any) -> Any:
         axes = tuple(range(1, len(outputs.shape) - 1))

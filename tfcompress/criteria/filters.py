@@ -43,7 +43,9 @@ def rows(path: str, operations: Mapping[str, keras.Operation]) -> np.ndarray | N
 
 def _matching(layer: keras.Operation, axes: tuple) -> list:
     weights = getattr(layer, "weights", [])
-    return [(w, axis) for w in weights for name, axis in axes if f"/{w.path}".endswith(f"/{name}") and w.ndim > 1]
+    return [
+        (w, axis) for w in weights for name, axis in axes if f"/{w.path}".endswith(f"/{name}") and w.ndim > 1
+    ]
 
 
 def _rows(weight: np.ndarray, axis: int, units: int | None) -> np.ndarray:

@@ -7,10 +7,27 @@ from tfcompress import _calls
 from tfcompress._calls import Ref
 
 # What a signal passes between a convolution and its activation function.
-_PASSED = (layers.BatchNormalization, layers.GroupNormalization, layers.LayerNormalization, layers.Add, layers.Dropout)
+_PASSED = (
+    layers.BatchNormalization,
+    layers.GroupNormalization,
+    layers.LayerNormalization,
+    layers.Add,
+    layers.Dropout,
+)
 _ACTIVATIONS = (layers.Activation, layers.ReLU, layers.LeakyReLU, layers.PReLU, layers.ELU, layers.Softmax)
 _PASSED_OPS = {"Add"}
-_ACTIVATION_OPS = {"Relu", "Relu6", "LeakyRelu", "Elu", "Gelu", "Silu", "Sigmoid", "HardSigmoid", "HardSilu", "Tanh"}
+_ACTIVATION_OPS = {
+    "Relu",
+    "Relu6",
+    "LeakyRelu",
+    "Elu",
+    "Gelu",
+    "Silu",
+    "Sigmoid",
+    "HardSigmoid",
+    "HardSilu",
+    "Tanh",
+}
 
 
 def owners(model: keras.Model) -> dict[str, tuple[_calls.Recipe, str]]:

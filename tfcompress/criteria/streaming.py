@@ -53,7 +53,9 @@ def _stream(model: keras.Model, probe: "_Probe", criteria: Mapping, data: Any) -
 class _Probe(keras.Model):
     """Runs a model's own layers and returns statistics of their activations."""
 
-    def __init__(self, model: keras.Model, criteria: Mapping[str, ActivationCriterion], layers: Sequence[str]):
+    def __init__(
+        self, model: keras.Model, criteria: Mapping[str, ActivationCriterion], layers: Sequence[str]
+    ):
         super().__init__(name="probe")
         self.watched = model
         self._criteria = dict(criteria)
@@ -61,7 +63,9 @@ class _Probe(keras.Model):
 
     def statistics(self, inputs: Any, labels: Any) -> dict[str, dict[str, Any]]:
         """Criterion key -> layer path -> that criterion's statistics of one batch."""
-        return self.predict_on_batch({"inputs": inputs} if labels is None else {"inputs": inputs, "labels": labels})
+        return self.predict_on_batch(
+            {"inputs": inputs} if labels is None else {"inputs": inputs, "labels": labels}
+        )
 
     def call(self, batch: dict) -> dict:
         labels = batch.get("labels")

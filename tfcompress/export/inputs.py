@@ -83,8 +83,10 @@ def _is_whole(data: Any, signature: Signature) -> bool:
 
 
 def _as_inputs(batch: Any, signature: Signature) -> Any:
-    """A tuple of all inputs as a list, so that it is not taken for (inputs, labels)."""
-    return list(batch) if isinstance(batch, tuple) and signature.takes(batch) else batch
+    """All inputs as the only part of a tuple, so that none is taken for labels."""
+    if not signature.takes(batch):
+        return batch
+    return (list(batch) if isinstance(batch, tuple) else batch,)
 
 
 def _embeddings(layer: Any) -> Iterator[keras.layers.Embedding]:

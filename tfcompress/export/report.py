@@ -1,12 +1,15 @@
 """What an export tells of the file it wrote."""
 
 import gzip
+import math
 import pathlib
 from dataclasses import dataclass
+from typing import Any
 
 import keras
 
 from tfcompress.analysis.latency import Latency
+from tfcompress.export.verify import Proof, Reference
 
 
 @dataclass(frozen=True)
@@ -43,6 +46,30 @@ class ExportReport:
     tolerance: float
     latency: Latency
 
+    @classmethod
+    def of(
+        cls,
+        model: keras.Model,
+        path: pathlib.Path,
+        file: pathlib.Path,
+        expected: Reference,
+        proof: Proof,
+        **facts: Any,
+    ) -> "ExportReport":
+        """The report on `file`, which is about to be moved to `path`."""
+        contents = _contents(file)
+        return cls(
+            path=path,
+            float32_bytes=sum(4 * math.prod(weight.shape) for weight in model.weights),
+            examples=expected.examples,
+            data=expected.data,
+            tolerance=expected.tolerance,
+            size_bytes=sum(map(len, contents)),
+            gzip_bytes=sum(len(gzip.compress(content, mtime=0)) for content in contents),
+            **vars(proof),
+            **facts,
+        )
+
     def __str__(self) -> str:
         encoding = "sparse" if self.sparse_encoding else "dense"
         return (
@@ -55,15 +82,7 @@ class ExportReport:
         )
 
 
-def sizes(path: pathlib.Path) -> dict[str, int]:
-    """The size in bytes of a file, or of all files in a folder, and the same after gzip."""
+def _contents(path: pathlib.Path) -> list[bytes]:
+    """What is in a file, or in each file of a folder."""
     files = sorted(file for file in path.rglob("*") if file.is_file()) if path.is_dir() else [path]
-    contents = [file.read_bytes() for file in files]
-    return {
-        "size_bytes": sum(map(len, contents)),
-        "gzip_bytes": sum(len(gzip.compress(content, mtime=0)) for content in contents),
-    }
-
-
-def float32_bytes(model: keras.Model) -> int:
-    return sum(4 * weight.value.size for weight in model.weights)
+    return [file.read_bytes() for file in files]

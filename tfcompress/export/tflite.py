@@ -10,17 +10,19 @@ True
 """
 
 import pathlib
+import re
 from typing import Any
 
 import keras
 import numpy as np
 
+from tfcompress import _data
 from tfcompress._registry import near_miss
 from tfcompress._runtimes import conversion, process
 from tfcompress._runtimes.signature import Signature
-from tfcompress.export import inputs, report, verify
+from tfcompress.export import inputs, verify
 from tfcompress.export.report import ExportReport
-from tfcompress.export.verify import ExportError
+from tfcompress.export.verify import ExportError, Proof, Reference
 
 QUANTIZATIONS = ("dynamic_int8", "int8", "float16")
 ENCODED_ZEROS = 0.3  # the converter stores weights with a smaller fraction of zeros densely in any case
@@ -81,14 +83,19 @@ def tflite(
     samples = None
     if representative_data is not None:
         _, samples = inputs.batches(representative_data, Signature.of(model))
-    expected = verify.reference(model, data=data, samples=samples, tolerance=tolerance, quantization=quantization)
+    expected = verify.reference(
+        model, data=data, samples=samples, tolerance=tolerance, quantization=quantization
+    )
     encodings = _encodings(model, quantization, sparse_encoding)
-    files = _converted(model, expected.signature, quantization=quantization, encodings=encodings, samples=samples)
+    files = _converted(
+        model, expected.signature, quantization=quantization, encodings=encodings, samples=samples
+    )
     with verify.staged(path) as temporary:
         proof = _smallest_that_runs(files, temporary, expected)
-        sizes = report.sizes(temporary)
+        facts = {"format": "tflite", "quantization": quantization}
+        report = ExportReport.of(model, path, temporary, expected, proof, **facts)
         temporary.replace(path)
-    return report.of(model, path, "tflite", quantization, sizes, expected, proof)
+    return report
 
 
 def run_tflite(path: Any, data: Any, *, threads: int = 1) -> Any:
@@ -112,9 +119,82 @@ def run_tflite(path: Any, data: Any, *, threads: int = 1) -> Any:
     batches = [batch for batch, _ in _data.batches(data)]
     try:
         outputs = process.call(
-            conversion.CHILD, "run", runtime="litert", path=str(path.resolve()), batches=batches, threads=threads
+            conversion.CHILD,
+            "run",
+            runtime="litert",
+            path=str(path.resolve()),
+            batches=batches,
+            threads=threads,
         )
     except process.ChildError as error:
         raise ValueError(f"'{path}' does not run: {error}") from error
     joined = {name: np.concatenate([batch[name] for batch in outputs]) for name in outputs[0]}
     return joined if len(joined) > 1 else next(iter(joined.values()))
+
+
+def _checked_path(path: Any) -> pathlib.Path:
+    path = pathlib.Path(path)
+    if path.suffix != ".tflite":
+        raise ValueError(f"The path must end in .tflite, got '{path}'.")
+    if not path.parent.is_dir():
+        raise ValueError(f"There is no folder '{path.parent}' to write '{path.name}' to.")
+    if path.is_dir():
+        raise ValueError(f"'{path}' is a folder.")
+    return path
+
+
+def _check_options(quantization: str | None, representative_data: Any, sparse_encoding: bool | str) -> None:
+    if quantization is not None and quantization not in QUANTIZATIONS:
+        raise ValueError(near_miss("quantization", quantization, QUANTIZATIONS))
+    if quantization == "int8" and representative_data is None:
+        raise ValueError(
+            "quantization='int8' needs representative_data, typical inputs from which to learn the range of "
+            "every activation. A few hundred are enough. quantization='dynamic_int8' needs none."
+        )
+    if sparse_encoding not in (True, False, "auto"):
+        raise ValueError(f"sparse_encoding must be 'auto', True or False, got {sparse_encoding!r}.")
+    if quantization == "int8" and sparse_encoding is True:
+        raise ValueError(
+            "sparse_encoding=True does not go with quantization='int8': the converter writes such files, but "
+            "the stock interpreters mostly fail to load them. Leave it 'auto': zeros still shrink under gzip."
+        )
+
+
+def _encodings(model: keras.Model, quantization: str | None, sparse_encoding: bool | str) -> tuple[bool, ...]:
+    """The encodings of zeros to try, sparse (True) or dense (False)."""
+    if sparse_encoding != "auto":
+        return (bool(sparse_encoding),)
+    kernels = [keras.ops.convert_to_numpy(weight) for weight in model.weights if len(weight.shape) > 1]
+    has_zeros = any(np.mean(kernel == 0) >= ENCODED_ZEROS for kernel in kernels if kernel.size)
+    return (False, True) if has_zeros and quantization != "int8" else (False,)
+
+
+def _converted(model: keras.Model, signature: Signature, **options: Any) -> dict[bool, bytes]:
+    try:
+        return conversion.tflite_files(model, signature, **options)
+    except process.ChildError as error:
+        raise ExportError(f"'{model.name}' cannot be converted to TFLite. {_cause(str(error))}") from error
+
+
+def _cause(message: str) -> str:
+    """What a message of the converter comes down to; it may list every place in the graph."""
+    kinds = re.findall(r"(?:TF Select|Custom) ops: (.+)", message)
+    if kinds:
+        return f"It has no operation for: {', '.join(kinds)}."
+    return message[:600]
+
+
+def _smallest_that_runs(files: dict[bool, bytes], path: pathlib.Path, expected: Reference) -> Proof:
+    """Writes the sparse file to `path` if there is one, it is smaller and it runs; else the dense one."""
+    dense = files.get(False)
+    if dense is None or len(files.get(True, dense)) < len(dense):
+        path.write_bytes(files[True])
+        try:
+            return verify.prove(path, "litert", expected)
+        except ExportError as error:
+            if dense is None:
+                raise ExportError(
+                    f"{error} sparse_encoding='auto' falls back to the dense encoding."
+                ) from error
+    path.write_bytes(dense)
+    return verify.prove(path, "litert", expected)

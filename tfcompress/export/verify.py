@@ -23,8 +23,12 @@ from tfcompress.export import inputs
 from tfcompress.export.inputs import Batch
 
 TOLERANCES = {None: 1e-4, "float16": 1e-2, "dynamic_int8": 0.1, "int8": 0.2}
-HALF_PRECISION = {"float16": 1e-2, "bfloat16": 5e-2}  # the least tolerance for a Keras model that computes in it
-TIMING = {"threads": 1, "repeats": 30, "warmup": 3, "seconds": 1.0}
+HALF_PRECISION = {
+    "float16": 1e-2,
+    "bfloat16": 5e-2,
+}  # the least tolerance for a Keras model that computes in it
+THREADS = 1
+TIMING = {"threads": THREADS, "repeats": 30, "warmup": 3, "seconds": 1.0}
 HINTS = {
     None: "If the two differ for a reason you know, tolerance=... accepts it.",
     "float16": "Without quantization the file is exact; tolerance=... accepts this one.",
@@ -96,17 +100,25 @@ def prove(path: pathlib.Path, runtime: str, expected: Reference) -> Proof:
         ExportError: it does not run, or its outputs differ by more than the tolerance.
     """
     rows = expected.signature.batch or 1
-    batches: list[Any] = [*expected.batches, {name: array[:rows] for name, array in expected.batches[0].items()}]
+    batches: list[Any] = [
+        *expected.batches,
+        {name: array[:rows] for name, array in expected.batches[0].items()},
+    ]
     if runtime == "saved_model":
         batches = [expected.signature.arguments(batch) for batch in batches]
     try:
         answer = process.call(
-            conversion.CHILD, "prove", runtime=runtime, path=str(path.resolve()), batches=batches[:-1],
-            first=batches[-1], **TIMING,
+            conversion.CHILD,
+            "prove",
+            runtime=runtime,
+            path=str(path.resolve()),
+            batches=batches[:-1],
+            first=batches[-1],
+            **TIMING,
         )
     except process.ChildError as error:
         raise ExportError(f"The file does not run. {error}") from error
-    latency = Latency.of(answer["times_ms"][0], batch=rows, threads=TIMING["threads"], runtime=answer["version"])
+    latency = Latency.of(answer["times_ms"][0], batch=rows, threads=THREADS, runtime=answer["version"])
     return Proof(*compare(expected, answer["outputs"]), answer["sparse"], latency)
 
 
@@ -121,14 +133,16 @@ def compare(expected: Reference, found: list) -> tuple[float, float]:
     Raises:
         ExportError: an output is missing, has another shape, or differs by more than the tolerance.
     """
-    worst = {name: _difference(name, expected.outputs, _by_name(expected, found)) for name in expected.outputs[0]}
+    worst = {
+        name: _difference(name, expected.outputs, _by_name(expected, found)) for name in expected.outputs[0]
+    }
     name = max(worst, key=lambda name: worst[name][1])
     absolute, relative = worst[name]
     if not relative <= expected.tolerance:
         raise ExportError(
-            f"The file does not do what the model does: its output '{name}' differs by {absolute:.3g}, which is "
-            f"{relative:.3g} of the largest value and above the tolerance {expected.tolerance:g}, on "
-            f"{expected.examples} {expected.data} examples. {expected.hint}"
+            f"The file does not do what the model does: its output '{name}' differs by {absolute:.3g}, "
+            f"which is {relative:.3g} of the largest value and above the tolerance {expected.tolerance:g}, "
+            f"on {expected.examples} {expected.data} examples. {expected.hint}"
         )
     return max(absolute for absolute, _ in worst.values()), relative
 
@@ -140,7 +154,9 @@ def staged(path: pathlib.Path) -> Iterator[pathlib.Path]:
         yield pathlib.Path(folder, path.name)
 
 
-def _batches(model: keras.Model, data: Any, samples: list[Batch] | None) -> tuple[Signature, list[Batch], str]:
+def _batches(
+    model: keras.Model, data: Any, samples: list[Batch] | None
+) -> tuple[Signature, list[Batch], str]:
     signature = Signature.of(model)
     if data is not None:
         return *inputs.batches(data, signature), "given"
@@ -155,7 +171,9 @@ def _outputs(model: keras.Model, signature: Signature, batches: list[Batch], sou
     except Exception as error:
         if source != "random":
             raise
-        raise ValueError(f"'{model.name}' does not run on random inputs; give some, data=...: {error}") from error
+        raise ValueError(
+            f"'{model.name}' does not run on random inputs; give some, data=...: {error}"
+        ) from error
 
 
 def _call(model: keras.Model, signature: Signature, batch: Batch) -> Batch:
@@ -181,7 +199,9 @@ def _difference(name: str, expected: list[Batch], found: list[Batch]) -> tuple[f
     for wanted, got in zip(expected, found, strict=True):
         if name not in got or got[name].shape != wanted[name].shape:
             shape = got[name].shape if name in got else "missing"
-            raise ExportError(f"The output '{name}' of the file is {shape}, that of the model {wanted[name].shape}.")
+            raise ExportError(
+                f"The output '{name}' of the file is {shape}, that of the model {wanted[name].shape}."
+            )
         difference = np.abs(_float(wanted[name]) - _float(got[name]))
         absolute = max(absolute, float(np.nan_to_num(difference, nan=np.inf).max(initial=0)))
         scale = max(scale, float(np.abs(_float(wanted[name])).max(initial=0)))

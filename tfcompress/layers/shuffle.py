@@ -36,19 +36,26 @@ class ChannelShuffle(keras.layers.Layer):
         if (groups is None) == (permutation is None):
             raise ValueError(f"Give either groups or permutation, got {groups} and {permutation}.")
         if permutation is not None and sorted(permutation) != list(range(len(permutation))):
-            raise ValueError(f"permutation must hold each of 0 ... {len(permutation) - 1} once, got {permutation}.")
+            raise ValueError(
+                f"permutation must hold each of 0 ... {len(permutation) - 1} once, got {permutation}."
+            )
         self.groups = groups
-        self.permutation = None if permutation is None else [int(place) for place in permutation]
+        self.permutation: list[int] | None = (
+            None if permutation is None else [int(place) for place in permutation]
+        )
 
     def build(self, input_shape: tuple) -> None:
         channels = input_shape[-1]
         if self.permutation is None:
-            if channels % self.groups:
-                raise ValueError(f"'{self.name}': {self.groups} groups do not divide {channels} channels.")
-            size = channels // self.groups
-            self.permutation = [group * size + place for place in range(size) for group in range(self.groups)]
+            groups = self.groups or 1
+            if channels % groups:
+                raise ValueError(f"'{self.name}': {groups} groups do not divide {channels} channels.")
+            size = channels // groups
+            self.permutation = [group * size + place for place in range(size) for group in range(groups)]
         if len(self.permutation) != channels:
-            raise ValueError(f"'{self.name}' orders {len(self.permutation)} channels, its input has {channels}.")
+            raise ValueError(
+                f"'{self.name}' orders {len(self.permutation)} channels, its input has {channels}."
+            )
         self.built = True
 
     def call(self, inputs: Any) -> Any:
@@ -58,5 +65,7 @@ class ChannelShuffle(keras.layers.Layer):
         return input_shape
 
     def get_config(self) -> dict[str, Any]:
-        held = {"groups": self.groups} if self.permutation is None else {"permutation": list(self.permutation)}
+        held = (
+            {"groups": self.groups} if self.permutation is None else {"permutation": list(self.permutation)}
+        )
         return {**super().get_config(), **held}

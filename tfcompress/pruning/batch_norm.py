@@ -11,10 +11,10 @@ from tfcompress import _calls, _cloning, _data
 def reestimate_batch_norm(model: keras.Model, data: Any) -> keras.Model:
     """Returns a copy whose BatchNormalization layers hold the mean and variance of `data`.
 
-    Removing channels shifts what later layers see; new statistics often win back much of the accuracy before any
-    training. Each batch is run in training mode, and the batches' statistics are averaged with
-    equal weight, which is what an endless moving average would converge to; larger batches give
-    better variances. No weight is trained.
+    Removing channels shifts what later layers see; new statistics often win back much of the
+    accuracy before any training. Each batch is run in training mode, and the batches' statistics
+    are averaged with equal weight, which is what an endless moving average would converge to;
+    larger batches give better variances. No weight is trained.
 
     Args:
         model: a built functional or Sequential model. It is not changed.

@@ -9,9 +9,9 @@ import numpy as np
 
 from tfcompress import _calls, channels
 from tfcompress._registry import near_miss
+from tfcompress.analysis import grouping
 from tfcompress.analysis.costs import macs_by_weight
 from tfcompress.channels import ChannelGraph
-from tfcompress.pruning import scope
 from tfcompress.selection import Scores, Selection
 
 Shapes = Mapping[tuple[str, int], tuple[int, ...]]
@@ -28,9 +28,7 @@ def _macs(model: keras.Model) -> Callable[[Shapes], float]:
 
 
 def _bytes(model: keras.Model) -> Callable[[Shapes], float]:
-    sizes = {
-        (path, index): weight.numpy().dtype.itemsize for path, index, weight in _calls.weights(model)
-    }
+    sizes = {(path, index): weight.numpy().dtype.itemsize for path, index, weight in _calls.weights(model)}
     return lambda shapes: sum(sizes[key] * int(np.prod(shape)) for key, shape in shapes.items())
 
 
@@ -69,7 +67,9 @@ class Budget:
         """
         costs = {name: COSTS[name](model) for name in self.limits}
         whole = graph.shapes_after({})
-        limits = {name: limit * costs[name](whole) if limit <= 1 else limit for name, limit in self.limits.items()}
+        limits = {
+            name: limit * costs[name](whole) if limit <= 1 else limit for name, limit in self.limits.items()
+        }
 
         def excess(sparsity: float) -> dict[str, float]:
             shapes = graph.shapes_after(selection.masks(scores, sparsity, graph.balances))
@@ -82,7 +82,8 @@ class Budget:
         if over:
             reached = ", ".join(f"{name} {value:,.0f} > {limits[name]:,.0f}" for name, value in over.items())
             raise ValueError(
-                f"The budget cannot be met: with a floor of {selection.floor:.0%} per group the least is {reached}. "
+                f"The budget cannot be met: with a floor of {selection.floor:.0%} per group the least "
+                f"is {reached}. "
                 "Raise the budget, lower Selection(floor=...), or include more layers."
             )
         while high - low > 1e-3:
@@ -95,8 +96,8 @@ def sparsity_for(
     model: keras.Model,
     budget: Mapping[str, float],
     *,
-    include: scope.Patterns = None,
-    exclude: scope.Patterns = None,
+    include: grouping.Patterns = None,
+    exclude: grouping.Patterns = None,
     selection: Selection = Selection(),
 ) -> float:
     """The share to remove from every group alike so that the model meets a budget.
@@ -114,5 +115,7 @@ def sparsity_for(
     if selection.scope != "group":
         raise ValueError("A sparsity that is the same for every group needs Selection(scope='group').")
     graph = channels.trace(model)
-    even: dict[str, Any] = {group.name: np.zeros(group.size) for group in scope.chosen(graph, include, exclude)}
+    even: dict[str, Any] = {
+        group.name: np.zeros(group.size) for group in grouping.chosen(graph, include, exclude)
+    }
     return Budget(budget).solve(model, graph, even, selection)

@@ -35,10 +35,12 @@ def replace_head(model: keras.Model, *, name: str = "head") -> keras.Model:
     last, after = _last_dense(recipe, outputs[0])
     layer = flat[0].operation
     pooled = keras.layers.GlobalAveragePooling2D(data_format=layer.data_format)(layer.input)
-    made = keras.layers.Dense(last.units, activation=last.activation, dtype=last.dtype_policy, name=name)(pooled)
+    made = keras.layers.Dense(last.units, activation=last.activation, dtype=last.dtype_policy, name=name)(
+        pooled
+    )
     for operation in after:
         made = operation(made)
-    return keras.Model(copy.inputs, made, name=model.name)
+    return keras.Model(_calls.input_of(copy), made, name=model.name)
 
 
 def _last_dense(recipe: _calls.Recipe, output: _calls.Ref) -> tuple[Any, list]:

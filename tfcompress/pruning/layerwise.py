@@ -1,20 +1,17 @@
 """Prune layer by layer, with a little retraining after each."""
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import keras
 from rich.console import Console
 
 from tfcompress import channels
-from tfcompress.channels import ChannelGraph, Group
-from tfcompress.pruning import scope
+from tfcompress.analysis import grouping
 from tfcompress.pruning.budget import sparsity_for
 from tfcompress.pruning.prune import _check_one, untouched
 from tfcompress.pruning.removed import Removal, Removed, removals
 from tfcompress.selection import Selection, check_sparsity
-
-ORDERS = ("forward", "backward")
 
 
 def prune_layerwise(
@@ -25,8 +22,8 @@ def prune_layerwise(
     sparsity: Any = None,
     budget: Mapping[str, float] | None = None,
     data: Any = None,
-    include: scope.Patterns = None,
-    exclude: scope.Patterns = None,
+    include: grouping.Patterns = None,
+    exclude: grouping.Patterns = None,
     order: str | Sequence[str] = "forward",
     selection: Selection = Selection(),
     verbose: bool = True,
@@ -60,16 +57,16 @@ def prune_layerwise(
     Raises:
         ValueError: as `prune`, before any work starts.
     """
-    criterion = scope.criterion_of(criterion)
+    criterion = grouping.criterion_of(criterion)
     _check_one(sparsity, budget)
     _check_retrain(retrain, selection)
     check_sparsity({} if sparsity is None else sparsity)
     graph = channels.trace(model)
-    groups = scope.chosen(graph, include, exclude)
-    steps = steps_of(graph, groups, order)
+    groups = grouping.chosen(graph, include, exclude)
+    steps = grouping.steps(graph, groups, order)
     if budget is not None:
         sparsity = sparsity_for(model, budget, include=include, exclude=exclude, selection=selection)
-    wanted = scope.per_group(graph, groups, sparsity)
+    wanted = grouping.per_group(graph, groups, sparsity)
     done: list[Removal] = []
     small = model
     for number, names in enumerate(steps, 1):
@@ -78,7 +75,7 @@ def prune_layerwise(
         _report(f"[{number}/{len(steps)}]", removed, verbose)
         if removed and retrain is not None:
             retrain(small)
-    small.removed = Removed(tuple(done), untouched(graph, {removal.group: None for removal in done}))
+    small.removed = Removed(tuple(done), untouched(graph, [removal.group for removal in done]))
     return small
 
 
@@ -91,38 +88,9 @@ def _step(
     selection: Selection,
 ) -> tuple[keras.Model, list[Removal]]:
     graph = channels.trace(model)
-    scores = scope.scores(model, [graph[name] for name in names], criterion, data, selection.pool)
+    scores = grouping.scores(model, [graph[name] for name in names], criterion, data, selection.pool)
     keep = selection.masks(scores, sparsity, graph.balances)
     return channels.shrink(model, graph, keep), removals(graph, keep)
-
-
-def steps_of(graph: ChannelGraph, groups: Sequence[Group], order: str | Sequence[str]) -> list[list[str]]:
-    """The groups in order; those that a grouped convolution balances go together."""
-    names = [group.name for group in groups]
-    if order == "backward":
-        names.reverse()
-    elif order != "forward":
-        names = _given(names, order)
-    return list(_together(graph, names))
-
-
-def _given(names: list[str], order: str | Sequence[str]) -> list[str]:
-    if isinstance(order, str) or set(order) - set(names):
-        raise ValueError(f"order must be one of {ORDERS} or a list of group names out of {names}, got {order!r}.")
-    return list(order)
-
-
-def _together(graph: ChannelGraph, names: list[str]) -> Iterator[list[str]]:
-    bound = [{name for block in balance.blocks for name in block} & set(names) for balance in graph.balances]
-    seen: set[str] = set()
-    for name in names:
-        if name in seen:
-            continue
-        step = {name}
-        while grown := {other for others in bound if others & step for other in others} - step:
-            step |= grown
-        seen |= step
-        yield [name for name in names if name in step]
 
 
 def _check_retrain(retrain: Any, selection: Selection) -> None:

@@ -1,14 +1,14 @@
 """Prune in one shot: score all groups, remove the worst channels of each."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import keras
 import numpy as np
 
-from tfcompress import channels
+from tfcompress import _cloning, channels
+from tfcompress.analysis import grouping
 from tfcompress.channels import ChannelGraph, Group
-from tfcompress.pruning import scope
 from tfcompress.pruning.budget import Budget
 from tfcompress.pruning.removed import Removed, removals
 from tfcompress.selection import Selection, check_sparsity
@@ -21,8 +21,8 @@ def prune(
     sparsity: Any = None,
     budget: Mapping[str, float] | None = None,
     data: Any = None,
-    include: scope.Patterns = None,
-    exclude: scope.Patterns = None,
+    include: grouping.Patterns = None,
+    exclude: grouping.Patterns = None,
     greedy: bool = False,
     selection: Selection = Selection(),
 ) -> keras.Model:
@@ -61,18 +61,20 @@ def prune(
     >>> prune(model, "l1", sparsity=0.5).get_layer("stem").filters
     8
     """
-    criterion = scope.criterion_of(criterion)
+    criterion = grouping.criterion_of(criterion)
     _check_one(sparsity, budget)
     check_sparsity({} if sparsity is None else sparsity)
     graph = channels.trace(model)
-    groups = scope.chosen(graph, include, exclude)
-    wanted = scope.per_group(graph, groups, sparsity)
+    groups = grouping.chosen(graph, include, exclude)
+    wanted = grouping.per_group(graph, groups, sparsity)
     if greedy:
         found = _greedy_scores(model, graph, groups, criterion, wanted, data, selection)
     else:
-        found = scope.scores(model, groups, criterion, data, selection.pool)
+        found = grouping.scores(model, groups, criterion, data, selection.pool)
     if not found:
-        raise ValueError(f"Criterion {criterion!r} scores none of the layers {[group.name for group in groups]}.")
+        raise ValueError(
+            f"Criterion {criterion!r} scores none of the layers {[group.name for group in groups]}."
+        )
     if budget is not None:
         wanted = Budget(budget).solve(model, graph, found, selection)
     keep = selection.masks(found, wanted, graph.balances)
@@ -81,9 +83,12 @@ def prune(
     return small
 
 
-def untouched(graph: ChannelGraph, keep: Mapping[str, np.ndarray]) -> dict[str, str]:
+def untouched(graph: ChannelGraph, keep: Iterable[str]) -> dict[str, str]:
     """Why the groups that are not in `keep` stay as they are."""
-    reasons = {group.name: group.locked or "not selected" for group in graph.groups if group.name not in keep}
+    pruned = set(keep)
+    reasons = {
+        group.name: group.locked or "not selected" for group in graph.groups if group.name not in pruned
+    }
     return reasons | {path: f"unknown layer {kind}" for path, kind in graph.unknown.items()}
 
 
@@ -97,13 +102,12 @@ def _greedy_scores(
     selection: Selection,
 ) -> dict[str, np.ndarray]:
     """Scores group after group on a copy in which the channels chosen before are silent."""
-    from tfcompress import _cloning
-
     if sparsity is None:
         raise ValueError("greedy=True needs a sparsity; a budget is solved over all layers at once.")
-    working, found = _cloning.clone(model), {}
+    working = _cloning.clone(model)
+    found: dict[str, np.ndarray] = {}
     for group in groups:
-        scored = scope.scores(working, [group], criterion, data, selection.pool)
+        scored = grouping.scores(working, [group], criterion, data, selection.pool)
         found |= scored
         if scored:
             channels.silence(working, graph, selection.masks(found, sparsity, graph.balances))

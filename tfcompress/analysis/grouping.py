@@ -1,7 +1,7 @@
 """Which groups a verb works on, and their scores."""
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import keras
@@ -13,6 +13,7 @@ from tfcompress.channels import ChannelGraph, Group
 from tfcompress.selection import POOLS
 
 Patterns = str | Sequence[str] | None
+ORDERS = ("forward", "backward")
 
 
 def chosen(graph: ChannelGraph, include: Patterns = None, exclude: Patterns = None) -> list[Group]:
@@ -27,7 +28,8 @@ def chosen(graph: ChannelGraph, include: Patterns = None, exclude: Patterns = No
     groups = [
         group
         for group in graph.free
-        if (not include or any(matches(group, p) for p in include)) and not any(matches(group, p) for p in exclude)
+        if (not include or any(matches(group, p) for p in include))
+        and not any(matches(group, p) for p in exclude)
     ]
     if not groups:
         reasons = "; ".join(f"{group.name}: {group.locked or 'not included'}" for group in graph.groups)
@@ -53,7 +55,10 @@ def per_group(graph: ChannelGraph, groups: Sequence[Group], sparsity: Any) -> An
         return sparsity
     for pattern in sparsity:
         check_pattern(graph, pattern)
-    found = {group.name: [share for pattern, share in sparsity.items() if matches(group, pattern)] for group in groups}
+    found = {
+        group.name: [share for pattern, share in sparsity.items() if matches(group, pattern)]
+        for group in groups
+    }
     return {name: shares[0] for name, shares in found.items() if shares}
 
 
@@ -68,7 +73,42 @@ def scores(
     layers = [path for group in groups for path in group.layers]
     score = criterion.score if hasattr(criterion, "score") else criterion
     by_layer = score(model, layers, data)
-    return {group.name: _pooled(group, by_layer, pool) for group in groups if by_layer.keys() & group.layers.keys()}
+    return {
+        group.name: _pooled(group, by_layer, pool)
+        for group in groups
+        if by_layer.keys() & group.layers.keys()
+    }
+
+
+def steps(graph: ChannelGraph, groups: Sequence[Group], order: str | Sequence[str]) -> list[list[str]]:
+    """The names of the groups, in order, one list per step; those in one balance go together."""
+    names = [group.name for group in groups]
+    if order == "backward":
+        names.reverse()
+    elif order != "forward":
+        names = _given(names, order)
+    return list(_together(graph, names))
+
+
+def _given(names: list[str], order: str | Sequence[str]) -> list[str]:
+    if isinstance(order, str) or set(order) - set(names):
+        raise ValueError(
+            f"order must be one of {ORDERS} or a list of group names out of {names}, got {order!r}."
+        )
+    return list(order)
+
+
+def _together(graph: ChannelGraph, names: list[str]) -> Iterator[list[str]]:
+    bound = [{name for block in balance.blocks for name in block} & set(names) for balance in graph.balances]
+    seen: set[str] = set()
+    for name in names:
+        if name in seen:
+            continue
+        step = {name}
+        while grown := {other for others in bound if others & step for other in others} - step:
+            step |= grown
+        seen |= step
+        yield [name for name in names if name in step]
 
 
 def criterion_of(identifier: Any) -> Any:
@@ -82,14 +122,18 @@ def criterion_of(identifier: Any) -> Any:
 
 
 def _pooled(group: Group, by_layer: Mapping[str, np.ndarray], pool: str) -> np.ndarray:
-    columns = [_scored(path, by_layer[path], outputs) for path, outputs in group.layers.items() if path in by_layer]
+    columns = [
+        _scored(path, by_layer[path], outputs) for path, outputs in group.layers.items() if path in by_layer
+    ]
     return POOLS[pool](np.concatenate(columns, axis=1), axis=1)
 
 
 def _scored(path: str, scores: np.ndarray, outputs: np.ndarray) -> np.ndarray:
     scores = np.asarray(scores, float)
     if scores.ndim != 1 or len(scores) <= outputs.max():
-        raise ValueError(f"The criterion gave scores of shape {scores.shape} for layer '{path}', expected one per filter.")
+        raise ValueError(
+            f"The criterion gave scores of shape {scores.shape} for layer '{path}', expected one per filter."
+        )
     return scores[outputs]
 
 
