@@ -79,7 +79,7 @@ class LayerwisePruning(keras.callbacks.Callback):
         needed = self.start_epoch + len(self._steps) * self.every
         if self.params["epochs"] < needed:
             raise ValueError(
-                f"{len(self._steps)} groups, one every {self.every} epochs from epoch {self.start_epoch} on, "
+                f"{len(self._steps)} groups, one every {self.every} epochs from epoch {self.start_epoch}, "
                 f"need {needed} epochs, fit() has {self.params['epochs']}. Train longer, or include fewer layers."
             )
         self._silence = _Silence(self.model)

@@ -2,7 +2,6 @@
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any
 
 import keras
 import numpy as np
@@ -12,7 +11,7 @@ from tfcompress._registry import near_miss
 from tfcompress.analysis import grouping
 from tfcompress.analysis.costs import macs_by_weight
 from tfcompress.channels import ChannelGraph
-from tfcompress.selection import Scores, Selection
+from tfcompress.selection import Masks, Scores, Selection
 
 Shapes = Mapping[tuple[str, int], tuple[int, ...]]
 
@@ -58,38 +57,74 @@ class Budget:
             if not limit > 0:
                 raise ValueError(f"The budget for {name} must be positive, got {limit}.")
 
-    def solve(self, model: keras.Model, graph: ChannelGraph, scores: Scores, selection: Selection) -> float:
-        """The smallest sparsity, found by bisection over the sizes after shrinking, that meets all limits.
+    def solve(
+        self, model: keras.Model, graph: ChannelGraph, scores: Scores, selection: Selection
+    ) -> dict[str, float]:
+        """The least to remove from each group so that all limits hold.
+
+        Bisection over the sizes after shrinking finds the smallest sparsity, the same for all
+        groups (or for the ranking over all, by the selection's scope), that meets the limits. Where
+        rounding makes that overshoot, groups get a step back, one after the other from the
+        input side, as long as the limits hold.
+
+        Returns:
+            Group name -> share to remove.
 
         Raises:
             ValueError: even with every group at the selection's floor the model is too big; the
                 message says how small it can get.
         """
+        fits = self._fits(model, graph)
+        counts = selection.counts(scores, 0.0)
+
+        def excess(counts: Mapping[str, int]) -> dict[str, tuple[float, float]]:
+            return fits(selection.masks(scores, _shares(counts, scores), graph.balances))
+
+        if excess(counts):
+            counts = self._bisect(scores, selection, excess)
+        return _shares(counts, scores)
+
+    def _fits(
+        self, model: keras.Model, graph: ChannelGraph
+    ) -> Callable[[Masks], dict[str, tuple[float, float]]]:
+        """From masks to what they leave too big: cost -> (value, limit)."""
         costs = {name: COSTS[name](model) for name in self.limits}
         whole = graph.shapes_after({})
         limits = {
             name: limit * costs[name](whole) if limit <= 1 else limit for name, limit in self.limits.items()
         }
 
-        def excess(sparsity: float) -> dict[str, float]:
-            shapes = graph.shapes_after(selection.masks(scores, sparsity, graph.balances))
-            return {name: cost(shapes) for name, cost in costs.items() if cost(shapes) > limits[name]}
+        def excess(masks: Masks) -> dict[str, tuple[float, float]]:
+            shapes = graph.shapes_after(masks)
+            values = {name: cost(shapes) for name, cost in costs.items()}
+            return {name: (value, limits[name]) for name, value in values.items() if value > limits[name]}
 
-        if not excess(0.0):
-            return 0.0
+        return excess
+
+    @staticmethod
+    def _bisect(scores: Scores, selection: Selection, excess: Callable) -> dict[str, int]:
         low, high = 0.0, 1.0 - selection.floor if selection.floor else 1.0 - 1e-9
-        over = excess(high)
+        over = excess(selection.counts(scores, high))
         if over:
-            reached = ", ".join(f"{name} {value:,.0f} > {limits[name]:,.0f}" for name, value in over.items())
+            reached = ", ".join(
+                f"{name} {value:,.0f} > {limit:,.0f}" for name, (value, limit) in over.items()
+            )
             raise ValueError(
                 f"The budget cannot be met: with a floor of {selection.floor:.0%} per group the least "
-                f"is {reached}. "
-                "Raise the budget, lower Selection(floor=...), or include more layers."
+                f"is {reached}. Raise the budget, lower Selection(floor=...), or include more layers."
             )
         while high - low > 1e-3:
             middle = (low + high) / 2
-            low, high = (middle, high) if excess(middle) else (low, middle)
-        return high
+            low, high = (middle, high) if excess(selection.counts(scores, middle)) else (low, middle)
+        counts, generous = selection.counts(scores, high), selection.counts(scores, low)
+        for name, count in generous.items():
+            if count > counts[name] and not excess({**counts, name: count}):
+                counts[name] = count
+        return counts
+
+
+def _shares(counts: Mapping[str, int], scores: Scores) -> dict[str, float]:
+    return {name: 1 - count / len(scores[name]) for name, count in counts.items()}
 
 
 def sparsity_for(
@@ -99,8 +134,8 @@ def sparsity_for(
     include: grouping.Patterns = None,
     exclude: grouping.Patterns = None,
     selection: Selection = Selection(),
-) -> float:
-    """The share to remove from every group alike so that the model meets a budget.
+) -> dict[str, float]:
+    """How much to remove from each group, all groups alike, so that the model meets a budget.
 
     Args:
         model: a built functional or Sequential model.
@@ -109,13 +144,14 @@ def sparsity_for(
         exclude: see `prune`.
         selection: its rounding and floor count; its scope must be `"group"`.
 
+    Returns:
+        Group name -> share to remove: a `sparsity` for `prune` and `prune_layerwise`.
+
     Raises:
         ValueError: see `prune`.
     """
     if selection.scope != "group":
         raise ValueError("A sparsity that is the same for every group needs Selection(scope='group').")
     graph = channels.trace(model)
-    even: dict[str, Any] = {
-        group.name: np.zeros(group.size) for group in grouping.chosen(graph, include, exclude)
-    }
+    even = {group.name: np.zeros(group.size) for group in grouping.chosen(graph, include, exclude)}
     return Budget(budget).solve(model, graph, even, selection)
