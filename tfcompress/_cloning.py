@@ -131,27 +131,25 @@ def _leaves(pairs: list) -> Iterator[tuple[str, keras.layers.Layer, keras.layers
 
 def _carry_weights(pairs: list, take: Take) -> None:
     for path, old, new in _leaves(pairs):
-        targets = _by_name(new)
-        missing = _by_name(old).keys() - targets.keys()
-        if missing:
+        places = {id(weight): index for index, weight in enumerate(old.weights)}
+        for variable, target in _variable_pairs(path, old, new):
+            index = places.get(id(variable))
+            target.assign(variable.numpy() if index is None else take(path, index, variable.numpy()))
+
+
+def _variable_pairs(path: str, old: Any, new: Any) -> Iterator[tuple[keras.Variable, keras.Variable]]:
+    """In order; by name where the copy has more variables, such as a bias it was given."""
+    if len(old.variables) == len(new.variables):
+        yield from zip(old.variables, new.variables, strict=True)
+        return
+    named = {variable.name: variable for variable in new.variables}
+    for variable in old.variables:
+        if variable.name not in named:
             raise ValueError(
-                f"The copy of layer '{path}' lacks its variables {sorted(missing)}: the layer's "
+                f"The copy of layer '{path}' lacks its variable '{variable.name}': the layer's "
                 "get_config() does not tell all that it is made of."
             )
-        places = {id(weight): index for index, weight in enumerate(old.weights)}
-        for name, variable in _by_name(old).items():
-            value = variable.numpy()
-            index = places.get(id(variable))
-            targets[name].assign(value if index is None else take(path, index, value))
-
-
-def _by_name(layer: keras.layers.Layer) -> dict[tuple[str, int], keras.Variable]:
-    """(name, how many of that name came before) -> variable."""
-    found: dict[tuple[str, int], keras.Variable] = {}
-    for variable in layer.variables:
-        number = sum(name == variable.name for name, _ in found)
-        found[variable.name, number] = variable
-    return found
+        yield variable, named[variable.name]
 
 
 def _slices(pairs: list, take: Take) -> dict[int, Callable[[np.ndarray], np.ndarray]]:
