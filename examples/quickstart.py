@@ -14,13 +14,13 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
 from pathlib import Path
 
+import datasets
 import keras
+import networks
 from absl import app, flags, logging
 from rich.console import Console
 from rich.table import Table
 
-import datasets
-import networks
 import tfcompress
 from tfcompress import analysis, export
 

@@ -16,6 +16,7 @@ import keras
 import numpy as np
 
 from tfcompress import _calls
+from tfcompress._arrays import to_numpy
 
 Configure = Callable[[str], dict]
 Rearrange = Callable[[str, int, Any], Any]
@@ -134,7 +135,7 @@ def _carry_weights(pairs: list, take: Take) -> None:
         places = {id(weight): index for index, weight in enumerate(old.weights)}
         for variable, target in _variable_pairs(path, old, new):
             index = places.get(id(variable))
-            target.assign(variable.numpy() if index is None else take(path, index, variable.numpy()))
+            target.assign(to_numpy(variable) if index is None else take(path, index, to_numpy(variable)))
 
 
 def _variable_pairs(path: str, old: Any, new: Any) -> Iterator[tuple[keras.Variable, keras.Variable]]:
@@ -181,7 +182,7 @@ def _carry_training(model: keras.Model, new: keras.Model, slices: dict) -> None:
 def _carry_optimizer(old: Any, new: Any, variables: list, slices: dict) -> None:
     references = _references(new, variables)
     for index, (source, target) in enumerate(zip(old.variables, new.variables, strict=True)):
-        value = source.numpy()
+        value = to_numpy(source)
         if index in references and source.shape != target.shape:
             value = slices[id(references[index])](value)
         if value.shape == tuple(target.shape):

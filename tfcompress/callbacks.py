@@ -7,6 +7,7 @@ import keras
 import numpy as np
 
 from tfcompress import _cloning, channels
+from tfcompress._arrays import to_numpy
 from tfcompress.analysis import grouping
 from tfcompress.selection import Selection, check_sparsity
 
@@ -80,7 +81,7 @@ class LayerwisePruning(keras.callbacks.Callback):
         if self.params["epochs"] < needed:
             raise ValueError(
                 f"{len(self._steps)} groups, one every {self.every} epochs from epoch {self.start_epoch}, "
-                f"need {needed} epochs, fit() has {self.params['epochs']}. Train longer, or include fewer layers."
+                f"need {needed} epochs, fit() has {self.params['epochs']}. Train longer or include fewer."
             )
         self._silence = _Silence(self.model)
 
@@ -145,11 +146,11 @@ class _Silence:
     def apply(self) -> None:
         """Zeroes now. The optimizer overwrites weights by their moving averages, so these too."""
         for weight, mask, _ in self.masks.values():
-            weight.assign(weight.numpy() * mask)
+            weight.assign(to_numpy(weight) * mask)
         slots = _cloning.slots(self.model.optimizer, self.model.trainable_variables)
         for slot, weight in slots:
             if id(weight) in self.masks and slot.shape == weight.shape:
-                slot.assign(slot.numpy() * self.masks[id(weight)][1])
+                slot.assign(to_numpy(slot) * self.masks[id(weight)][1])
 
     def release(self) -> None:
         for weight, _, before in self.masks.values():

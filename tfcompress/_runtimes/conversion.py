@@ -2,6 +2,7 @@
 
 import pathlib
 import tempfile
+import warnings
 from typing import Any
 
 import keras
@@ -57,8 +58,9 @@ def tflite_files(
     Raises:
         process.ChildError: the converter raised an error or crashed.
     """
-    options = {"quantization": quantization, "encodings": list(encodings), "samples": samples or []}
-    model = in_float32(model)
+    model, signature = in_float32(model), signature.in_float32()
+    samples = [signature.named(sample) for sample in samples or []]
+    options = {"quantization": quantization, "encodings": list(encodings), "samples": samples}
     try:
         return _convert(model, signature, signature.batch, options)
     except process.ChildError as error:
@@ -88,7 +90,9 @@ def in_float32(model: keras.Model) -> keras.Model:
             "cannot be copied. Build it again under keras.config.set_dtype_policy('float32') and load "
             "the weights of this one into that one."
         )
-    return _cloning.copy(model, configure=lambda path: others.get(path, {}))
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # whether the copy could be compiled does not matter here
+        return _cloning.copy(model, configure=lambda path: others.get(path, {}))
 
 
 def _other_floats(model: keras.Model) -> dict[str, dict]:

@@ -14,6 +14,7 @@ error that says so. The file is executed by its path, so the process imports onl
 import os
 import pathlib
 import pickle
+import re
 import signal
 import subprocess
 import sys
@@ -35,6 +36,9 @@ except Exception as error:
     answer = (False, f"{type(error).__name__}: {error}")
 pathlib.Path(folder, "answer").write_bytes(pickle.dumps(answer))
 """
+
+
+_LOG = re.compile(r"\s*$|[IW]\d{4} |INFO: |WARNING: All log messages")
 
 
 class ChildError(RuntimeError):
@@ -86,5 +90,5 @@ def _ending(code: int) -> str:
 
 
 def _last_words(stderr: bytes) -> str:
-    lines = stderr.decode(errors="replace").strip().splitlines()
+    lines = [line for line in stderr.decode(errors="replace").splitlines() if not _LOG.match(line)]
     return f". Its last words: {' '.join(lines[-3:])[-500:]}" if lines else ""

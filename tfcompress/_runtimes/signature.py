@@ -98,8 +98,16 @@ class Signature:
         if not self.guessed or len(arrays) != len(self.specs):
             return self
         specs = {
-            name: _with_dtype(spec, array.dtype) if array.dtype.kind in "iub" else spec
+            name: _with_dtype(spec, array.dtype.name) if array.dtype.kind in "iub" else spec
             for (name, spec), array in zip(self.specs.items(), arrays, strict=True)
+        }
+        return dataclasses.replace(self, specs=specs)
+
+    def in_float32(self) -> "Signature":
+        """The same with float32 in place of every other float."""
+        specs = {
+            name: _with_dtype(spec, "float32") if keras.backend.is_float_dtype(spec.dtype) else spec
+            for name, spec in self.specs.items()
         }
         return dataclasses.replace(self, specs=specs)
 
@@ -167,8 +175,8 @@ def _cast(array: np.ndarray, dtype: str) -> np.ndarray:
     return array if dtype == "string" else array.astype(dtype, copy=False)
 
 
-def _with_dtype(spec: keras.InputSpec, dtype: np.dtype) -> keras.InputSpec:
-    return keras.InputSpec(shape=spec.shape, dtype=dtype.name, name=spec.name)
+def _with_dtype(spec: keras.InputSpec, dtype: str) -> keras.InputSpec:
+    return keras.InputSpec(shape=spec.shape, dtype=dtype, name=spec.name)
 
 
 def _keys(structure: Any) -> set | None:

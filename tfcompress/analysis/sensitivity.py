@@ -6,6 +6,7 @@ from typing import Any
 import keras
 
 from tfcompress import _cloning, channels
+from tfcompress._arrays import to_numpy
 from tfcompress.analysis import grouping
 from tfcompress.selection import Selection, check_sparsity
 
@@ -72,7 +73,9 @@ def sensitivity(
 
 def _silenced(copy: keras.Model, graph: channels.ChannelGraph, keep: dict, evaluate: Callable) -> float:
     """Evaluates the copy with channels silenced, and puts its weights back."""
-    silenced = [(weight, mask, weight.numpy()) for weight, mask in channels.reading_masks(copy, graph, keep)]
+    silenced = [
+        (weight, mask, to_numpy(weight)) for weight, mask in channels.reading_masks(copy, graph, keep)
+    ]
     for weight, mask, value in silenced:
         weight.assign(value * mask)
     result = evaluate(copy)

@@ -9,6 +9,7 @@ import numpy as np
 from keras import layers
 
 from tfcompress import _calls, _cloning
+from tfcompress._arrays import to_numpy
 from tfcompress.channels.graph import ChannelGraph
 from tfcompress.channels.ids import Axis
 
@@ -66,7 +67,7 @@ def fold_constants(model: keras.Model, graph: ChannelGraph, keep: Mapping[str, n
                 stacklevel=3,
             )
         bias = targets[reading.path].bias
-        bias.assign(bias.numpy() + mean)
+        bias.assign(to_numpy(bias) + mean)
     return copy
 
 
@@ -137,6 +138,7 @@ def _contribution(reading: _Reading) -> np.ndarray:
     config = {**reading.layer.get_config(), "activation": None, "use_bias": False}
     linear = type(reading.layer).from_config(config)
     linear.build(alone.shape)
-    linear.set_weights(reading.layer.get_weights()[: len(linear.weights)])
+    for weight, source in zip(linear.weights, reading.layer.weights, strict=False):
+        weight.assign(source.value)
     made = keras.ops.convert_to_numpy(linear(alone))[0]
     return np.moveaxis(made, 0, -1) if reading.axis == 1 and made.ndim > 1 else made

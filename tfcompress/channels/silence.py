@@ -6,6 +6,7 @@ import keras
 import numpy as np
 
 from tfcompress import _calls
+from tfcompress._arrays import to_numpy
 from tfcompress.channels.graph import ChannelGraph
 from tfcompress.channels.ids import Axis, Keep
 from tfcompress.channels.shrink import check_same_model
@@ -20,7 +21,7 @@ def silence(model: keras.Model, graph: ChannelGraph, keep: Mapping[str, np.ndarr
         ValueError: as `shrink`.
     """
     for weight, mask in reading_masks(model, graph, keep):
-        weight.assign(weight.numpy() * mask)
+        weight.assign(to_numpy(weight) * mask)
 
 
 def reading_masks(model: keras.Model, graph: ChannelGraph, keep: Mapping[str, np.ndarray]):
@@ -66,7 +67,7 @@ def silenced(model: keras.Model, graph: ChannelGraph) -> dict[str, np.ndarray]:
     for path, index, weight in _calls.weights(model):
         for axis in _reads(graph, path, index):
             read[axis.ids] = True
-            np.logical_or.at(alive, axis.ids, _nonzero(weight.numpy(), axis))
+            np.logical_or.at(alive, axis.ids, _nonzero(to_numpy(weight), axis))
     silent = np.zeros(graph.class_of.max() + 1, bool)
     silent[graph.class_of[read]] = True
     silent[graph.class_of[alive]] = False

@@ -7,6 +7,7 @@ from typing import Any
 import keras
 import numpy as np
 
+from tfcompress._arrays import to_numpy
 from tfcompress.criteria.criterion import Criterion, checked
 from tfcompress.criteria.sites import normalization, owners
 
@@ -24,7 +25,7 @@ class BatchNormScale(Criterion):
         places = owners(model)
         found = {path: normalization(*places[path]) for path in layers if path in places}
         return {
-            path: checked(path, np.abs(norm.gamma.numpy()))
+            path: checked(path, np.abs(to_numpy(norm.gamma)))
             for path, norm in found.items()
             if norm is not None and norm.scale
         }

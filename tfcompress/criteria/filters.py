@@ -6,6 +6,8 @@ import keras
 import numpy as np
 from keras import layers
 
+from tfcompress._arrays import to_numpy
+
 # Layer class -> the weights that make its outputs, and the axis that runs over them. Layers that
 # are not here are looked at like Dense: `kernel`, last axis.
 _LAST = (("kernel", -1),)
@@ -35,7 +37,7 @@ def rows(path: str, operations: Mapping[str, keras.Operation]) -> np.ndarray | N
     layer = operations[layer_path]
     axes = _HEADS if part == "heads" else _AXES.get(type(layer), _LAST)
     tables = [
-        _rows(weight.numpy().astype("float64"), axis, getattr(layer, "units", None))
+        _rows(to_numpy(weight).astype("float64"), axis, getattr(layer, "units", None))
         for weight, axis in _matching(layer, axes)
     ]
     return np.concatenate(tables, axis=1) if tables else None

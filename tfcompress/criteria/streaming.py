@@ -32,10 +32,10 @@ def score_together(
         for key, by_layer in statistics.items():
             for path, value in by_layer.items():
                 states[key, path] = criteria[key].update(states.get((key, path)), value)
-    scores: dict[str, dict[str, np.ndarray]] = {key: {} for key in criteria}
-    for (key, path), state in states.items():
-        scores[key][path] = checked(path, criteria[key].result(state))
-    return scores
+    return {
+        key: {p: checked(p, criterion.result(states[key, p])) for p in layers if (key, p) in states}
+        for key, criterion in criteria.items()
+    }
 
 
 def _stream(model: keras.Model, probe: "_Probe", criteria: Mapping, data: Any) -> Iterator[dict]:

@@ -53,7 +53,8 @@ def saved_model(
         try:
             model.export(str(temporary), format="tf_saved_model", verbose=False)
         except Exception as error:
-            raise ExportError(f"'{model.name}' cannot be written as a SavedModel. {error}") from error
+            cause = " ".join(str(error).split())[:600]
+            raise ExportError(f"'{model.name}' cannot be written as a SavedModel: {cause}") from error
         proof = verify.prove(temporary, "saved_model", expected)
         facts = {"format": "saved_model", "quantization": None}
         report = ExportReport.of(model, path, temporary, expected, proof, **facts)

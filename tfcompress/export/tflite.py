@@ -53,7 +53,8 @@ def tflite(
     tolerance is 1e-4 without quantization, 1e-2 for float16, 0.1 for dynamic int8 and 0.2 for int8,
     ten times and more what sound files were seen to have (2e-6, 1e-3, 0.02 and 0.04), while a swapped
     or broken output has about 1. A model that itself computes in float16 (bfloat16) gets at least
-    1e-2 (5e-2).
+    1e-2 (5e-2). The measure says little where outputs hardly depend on the inputs, as the softmax of a
+    network that is not trained.
 
     Args:
         model: any built Keras model that TensorFlow can trace; it is not changed.
@@ -169,19 +170,23 @@ def _encodings(model: keras.Model, quantization: str | None, sparse_encoding: bo
     return (False, True) if has_zeros and quantization != "int8" else (False,)
 
 
-def _converted(model: keras.Model, signature: Signature, **options: Any) -> dict[bool, bytes]:
+def _converted(
+    model: keras.Model, signature: Signature, *, quantization: str | None, **options: Any
+) -> dict[bool, bytes]:
     try:
-        return conversion.tflite_files(model, signature, **options)
+        return conversion.tflite_files(model, signature, quantization=quantization, **options)
     except process.ChildError as error:
-        raise ExportError(f"'{model.name}' cannot be converted to TFLite. {_cause(str(error))}") from error
+        hint = " quantization='dynamic_int8' or 'float16' needs no calibration." * (quantization == "int8")
+        message = f"'{model.name}' cannot be converted to TFLite: {_cause(str(error))}.{hint}"
+        raise ExportError(message) from error
 
 
 def _cause(message: str) -> str:
     """What a message of the converter comes down to; it may list every place in the graph."""
     kinds = re.findall(r"(?:TF Select|Custom) ops: (.+)", message)
     if kinds:
-        return f"It has no operation for: {', '.join(kinds)}."
-    return message[:600]
+        return f"it has no operation for {', '.join(kinds)}"
+    return message[:600].rstrip(".")
 
 
 def _smallest_that_runs(files: dict[bool, bytes], path: pathlib.Path, expected: Reference) -> Proof:

@@ -203,7 +203,7 @@ def _difference(name: str, expected: list[Batch], found: list[Batch]) -> tuple[f
                 f"The output '{name}' of the file is {shape}, that of the model {wanted[name].shape}."
             )
         difference = np.abs(_float(wanted[name]) - _float(got[name]))
-        absolute = max(absolute, float(np.nan_to_num(difference, nan=np.inf).max(initial=0)))
+        absolute = max(absolute, float(np.where(np.isnan(difference), np.inf, difference).max(initial=0)))
         scale = max(scale, float(np.abs(_float(wanted[name])).max(initial=0)))
     return absolute, absolute / (scale or 1.0)
 

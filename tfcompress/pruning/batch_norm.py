@@ -6,6 +6,7 @@ import keras
 import numpy as np
 
 from tfcompress import _calls, _cloning, _data
+from tfcompress._arrays import to_numpy
 
 
 def reestimate_batch_norm(model: keras.Model, data: Any) -> keras.Model:
@@ -47,5 +48,5 @@ def reestimate_batch_norm(model: keras.Model, data: Any) -> keras.Model:
 
 
 def _add(total: tuple, layer: keras.layers.BatchNormalization) -> tuple[np.ndarray, np.ndarray]:
-    mean, variance = layer.moving_mean.numpy(), layer.moving_variance.numpy()
+    mean, variance = to_numpy(layer.moving_mean), to_numpy(layer.moving_variance)
     return total[0] + mean, total[1] + variance

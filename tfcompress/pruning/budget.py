@@ -7,6 +7,7 @@ import keras
 import numpy as np
 
 from tfcompress import _calls, channels
+from tfcompress._arrays import to_numpy
 from tfcompress._registry import near_miss
 from tfcompress.analysis import grouping
 from tfcompress.analysis.costs import macs_by_weight
@@ -27,7 +28,7 @@ def _macs(model: keras.Model) -> Callable[[Shapes], float]:
 
 
 def _bytes(model: keras.Model) -> Callable[[Shapes], float]:
-    sizes = {(path, index): weight.numpy().dtype.itemsize for path, index, weight in _calls.weights(model)}
+    sizes = {(path, index): to_numpy(weight).dtype.itemsize for path, index, weight in _calls.weights(model)}
     return lambda shapes: sum(sizes[key] * int(np.prod(shape)) for key, shape in shapes.items())
 
 
