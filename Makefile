@@ -11,10 +11,10 @@ VENV ?= .venv
 BIN = $(VENV)/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help quickstart test lint doctest bench clean
+.PHONY: help quickstart test test-jax lint doctest bench clean
 
 help: ## this list
-	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
+	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
 
 quickstart: $(VENV)/.installed ## install the package into .venv and run examples/quickstart.py
 	$(BIN)/python examples/quickstart.py
@@ -22,6 +22,11 @@ quickstart: $(VENV)/.installed ## install the package into .venv and run example
 # A test file goes to one process whole, so that the models its fixtures build are built once.
 test: $(VENV)/.installed-dev ## run the tests
 	$(BIN)/python -m pytest -n $(WORKERS) --dist loadfile
+
+test-jax: $(VENV)-jax/.installed ## run what needs no TensorFlow under JAX, in an environment of its own
+	KERAS_BACKEND=jax $(VENV)-jax/bin/python -m pytest -n $(WORKERS) --dist loadfile \
+	  tests/channels tests/criteria tests/pruning tests/test_selection.py \
+	  --ignore=tests/channels/test_applications.py
 
 lint: $(VENV)/.installed-dev ## check style (ruff) and types (mypy)
 	$(BIN)/ruff check .
@@ -32,11 +37,11 @@ lint: $(VENV)/.installed-dev ## check style (ruff) and types (mypy)
 doctest: $(VENV)/.installed-dev ## run the examples in the docstrings
 	PYTHONPATH=tests $(BIN)/python -m pytest -p conftest --doctest-modules tfcompress
 
-bench: $(VENV)/.installed-dev ## run tests/benchmarks/bench_*.py; results go to .benchmarks/ as JSON
-	$(BIN)/python -m pytest tests/benchmarks -o python_files='bench_*.py' --benchmark-only --benchmark-autosave -W default
+bench: $(VENV)/.installed-dev ## run the benchmarks; results go to tests/benchmarks/results as JSON
+	for script in tests/benchmarks/bench_*.py; do $(BIN)/python $$script || exit 1; done
 
 clean: ## delete the environment and all that tools left behind
-	rm -rf $(VENV) .build dist .hypothesis .mypy_cache .pytest_cache .ruff_cache *.egg-info
+	rm -rf $(VENV) $(VENV)-jax .build dist .hypothesis .mypy_cache .pytest_cache .ruff_cache *.egg-info
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 $(BIN)/python:
@@ -51,3 +56,8 @@ $(VENV)/.installed: pyproject.toml setup.py | $(BIN)/python
 $(VENV)/.installed-dev: pyproject.toml setup.py | $(BIN)/python
 	$(BIN)/python -m pip install --quiet --editable '.[$(BACKEND),test,lint]'
 	@touch $(VENV)/.installed $@
+
+$(VENV)-jax/.installed: pyproject.toml setup.py
+	$(PYTHON) -m venv $(VENV)-jax
+	$(VENV)-jax/bin/python -m pip install --quiet --editable '.[jax,test]'
+	@touch $@

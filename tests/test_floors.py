@@ -18,16 +18,22 @@ FLOORS = {
     3: "pruning callbacks distillation export",
     2: "analysis",
     1: "criteria channels selection schedules regularizers constraints layers ops blocks coding",
-    0: "_registry _calls _cloning _data",  # and any other module of the package that begins with _
+    0: "_registry _arrays _calls _cloning _data _runtimes",  # and any other module of the package that begins with _
 }
 FLOOR_OF = {part: floor for floor, parts in FLOORS.items() for part in parts.split()}
 
 # Imports along one floor. Nothing else crosses a floor sideways.
-SIDEWAYS = {("layers", "ops"), ("_cloning", "_calls")}
+SIDEWAYS = {
+    ("layers", "ops"),
+    ("_cloning", "_calls"),
+    ("_cloning", "_arrays"),
+    ("_runtimes", "_calls"),
+    ("_runtimes", "_cloning"),
+}
 
 # Where TensorFlow may be imported, and inside functions only.
 TENSORFLOW = {"tensorflow", "tf_keras"}
-NAMES_TENSORFLOW = ("export/", "ops/", "layers/sparse_conv.py", "analysis/latency.py")
+NAMES_TENSORFLOW = ("export/", "ops/", "layers/sparse_conv.py", "_runtimes/")
 
 
 class Import(NamedTuple):

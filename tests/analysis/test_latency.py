@@ -119,7 +119,7 @@ def test_keras_model_is_converted_first_and_the_file_deleted_after(measured, mon
 
 
 def test_settings_reach_the_process(measured, file):
-    latency(file, threads=3, batch=2, repeats=4, warmup=1, seconds=0.5, data=np.ones((9, 3)))
+    latency(file, threads=3, batch=2, repeats=4, warmup=1, seconds=0.5, data=DATA)
     inputs = measured[0].pop("inputs")
     assert inputs.shape == (2, 4, 3)
     assert measured[0] == {
