@@ -18,7 +18,7 @@ FLOORS = {
     3: "pruning callbacks distillation export",
     2: "analysis",
     1: "criteria channels selection schedules regularizers constraints layers ops blocks coding",
-    0: "_registry _arrays _calls _cloning _data _runtimes",  # and any other module of the package that begins with _
+    0: "_registry _arrays _calls _cloning _data _runtimes",  # and other modules that begin with _
 }
 FLOOR_OF = {part: floor for floor, parts in FLOORS.items() for part in parts.split()}
 

@@ -101,7 +101,8 @@ def is_functional(operation: Any) -> bool:
     if not isinstance(operation, keras.Model):
         return False
     if isinstance(operation, keras.Sequential):
-        return operation.built and bool(getattr(operation, "inputs", None))
+        stock = operation.__class__.call is keras.Sequential.call
+        return stock and operation.built and bool(getattr(operation, "inputs", None))
     return isinstance(operation, _functional_class()) and operation.__class__.call is _functional_class().call
 
 
@@ -175,6 +176,11 @@ def walk(model: keras.Model) -> Iterator[tuple[str, keras.Operation]]:
         waiting.extend((f"{path}/{child.name}", child) for child in inner)
 
 
+def tensors(args: Any, kwargs: dict) -> list:
+    """The tensors among the arguments of a call, in order."""
+    return [leaf for leaf in keras.tree.flatten((args, kwargs)) if keras.ops.is_tensor(leaf)]
+
+
 def weights(model: keras.Model) -> Iterator[tuple[str, int, keras.Variable]]:
     """Yields (layer path, index in `layer.weights`, weight), each weight with the innermost layer."""
     for path, operation in walk(model):
@@ -183,6 +189,14 @@ def weights(model: keras.Model) -> Iterator[tuple[str, int, keras.Variable]]:
         for index, weight in enumerate(getattr(operation, "weights", [])):
             if id(weight) not in others:
                 yield path, index, weight
+
+
+def own_variables(layer: keras.Layer) -> list[keras.Variable]:
+    """The variables that no layer inside this one holds: none of a model's, those a wrapper adds."""
+    if is_functional(layer):
+        return []
+    inner = {id(variable) for child in wrapped_layers(layer) for variable in child.variables}
+    return [variable for variable in layer.variables if id(variable) not in inner]
 
 
 def _operations(model: keras.Model) -> list[keras.Operation]:

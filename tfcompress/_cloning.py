@@ -122,29 +122,26 @@ def _carry_trainable(pairs: list) -> None:
             new.trainable = old.trainable
 
 
-def _leaves(pairs: list) -> Iterator[tuple[str, keras.layers.Layer, keras.layers.Layer]]:
-    """The pairs that hold weights themselves, not through a layer that has a pair of its own."""
-    for path, old, new in pairs:
-        holds = isinstance(old, keras.layers.Layer) and old.variables
-        if holds and not _calls.is_functional(old) and not _calls.wrapped_layers(old):
-            yield path, old, new
+def _layers(pairs: list) -> Iterator[tuple[str, keras.layers.Layer, keras.layers.Layer]]:
+    return ((path, old, new) for path, old, new in pairs if isinstance(old, keras.layers.Layer))
 
 
 def _carry_weights(pairs: list, take: Take) -> None:
-    for path, old, new in _leaves(pairs):
+    for path, old, new in _layers(pairs):
         places = {id(weight): index for index, weight in enumerate(old.weights)}
-        for variable, target in _variable_pairs(path, old, new):
+        for variable, target in _variable_pairs(path, _calls.own_variables(old), _calls.own_variables(new)):
+            value = to_numpy(variable)
             index = places.get(id(variable))
-            target.assign(to_numpy(variable) if index is None else take(path, index, to_numpy(variable)))
+            target.assign(value if index is None else take(path, index, value))
 
 
-def _variable_pairs(path: str, old: Any, new: Any) -> Iterator[tuple[keras.Variable, keras.Variable]]:
+def _variable_pairs(path: str, old: list, new: list) -> Iterator[tuple[keras.Variable, keras.Variable]]:
     """In order; by name where the copy has more variables, such as a bias it was given."""
-    if len(old.variables) == len(new.variables):
-        yield from zip(old.variables, new.variables, strict=True)
+    if len(old) == len(new):
+        yield from zip(old, new, strict=True)
         return
-    named = {variable.name: variable for variable in new.variables}
-    for variable in old.variables:
+    named = {variable.name: variable for variable in new}
+    for variable in old:
         if variable.name not in named:
             raise ValueError(
                 f"The copy of layer '{path}' lacks its variable '{variable.name}': the layer's "
@@ -157,8 +154,9 @@ def _slices(pairs: list, take: Take) -> dict[int, Callable[[np.ndarray], np.ndar
     """For each new weight, by `id()`: how an array shaped like the old weight becomes one for it."""
     return {
         id(weight): functools.partial(take, path, index)
-        for path, _, new in _leaves(pairs)
+        for path, _, new in _layers(pairs)
         for index, weight in enumerate(new.weights)
+        if not _calls.is_functional(new) and not _calls.wrapped_layers(new)
     }
 
 

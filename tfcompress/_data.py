@@ -66,6 +66,7 @@ def _is_arrays(data: Any) -> bool:
 
 
 def _slices(data: Any, batch_size: int) -> Iterator[Any]:
+    data = data if isinstance(data, tuple) else (data,)  # Keras takes a list, too, for (inputs, labels)
     leaves = [leaf for leaf in keras.tree.flatten(data) if leaf is not None]
     lengths = {len(leaf) for leaf in leaves}
     if len(lengths) > 1:

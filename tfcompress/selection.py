@@ -6,6 +6,7 @@
 array([ True, False, False,  True])
 """
 
+import numbers
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -131,7 +132,7 @@ def check_sparsity(sparsity: Any) -> None:
     """Raises `ValueError` unless every share is a number in [0, 1)."""
     shares = sparsity.values() if isinstance(sparsity, Mapping) else [] if callable(sparsity) else [sparsity]
     for share in shares:
-        if not isinstance(share, (int, float)) or not 0 <= share < 1:
+        if not isinstance(share, numbers.Real) or not 0 <= float(share) < 1:
             raise ValueError(f"A sparsity is the share to remove, a number in [0, 1), got {share!r}.")
 
 

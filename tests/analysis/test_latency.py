@@ -105,8 +105,10 @@ def test_fixed_batch_size_of_a_file_is_respected():
 
 def test_keras_model_is_timed_in_tensorflow_too():
     x = keras.Input((3,), name="x")
-    found = latency(keras.Model(x, layers.Dense(2)(x)), runtime="saved_model", repeats=3)
-    assert found.runs == 3
+    found = latency(
+        keras.Model(x, layers.Dense(2)(x)), runtime="saved_model", repeats=3, data=np.ones((2, 3))
+    )
+    assert (found.runs, found.batch) == (3, 1)
     assert found.runtime.startswith("TensorFlow ")
 
 

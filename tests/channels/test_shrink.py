@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from keras import layers
 from small_models import MODELS
-from surgery import inputs_for, outputs_of, random_masks, randomize, relative_error
+from surgery import check_exact, inputs_for, outputs_of, random_masks, randomize, relative_error
 
 from tfcompress import channels
 
@@ -260,3 +260,37 @@ def test_registering_nonsense_is_refused(arguments):
 def test_unknown_kind_is_refused():
     with pytest.raises(ValueError, match="Unknown kind"):
         channels.ChannelSpec("mixed")
+
+
+def test_variables_that_a_wrapper_adds_are_copied():
+    x = i = keras.Input((8, 8, 3))
+    x = layers.SpectralNormalization(layers.Conv2D(6, 3, name="inside"), name="spectral")(x)
+    model = keras.Model(
+        i, layers.Dense(2)(layers.GlobalAveragePooling2D()(layers.Conv2D(8, 3, name="free")(x)))
+    )
+    graph, _, small = halved(randomize(model))
+    assert graph.unknown == {"spectral": "SpectralNormalization"}
+    for old, new in zip(
+        model.get_layer("spectral").variables, small.get_layer("spectral").variables, strict=True
+    ):
+        assert (old.numpy() == new.numpy()).all()
+
+
+def test_transfer_learning_model_is_pruned_inside_its_base():
+    base = keras.applications.MobileNetV2(weights=None, include_top=False, input_shape=(32, 32, 3))
+    i = keras.Input((32, 32, 3))
+    x = layers.Rescaling(1 / 127.5, offset=-1)(layers.RandomFlip("horizontal")(i))
+    x = layers.GlobalAveragePooling2D()(base(x, training=False))
+    model = keras.Model(i, layers.Dense(5)(layers.Dropout(0.2)(x)))
+    base.trainable = False
+    small = check_exact(model)
+    assert not small.get_layer(base.name).trainable
+    assert small.count_params() < 0.5 * model.count_params()
+    assert not channels.trace(model).unknown
+
+
+def test_arrays_added_as_constants_lock_what_they_meet():
+    x = i = keras.Input((6,))
+    x = layers.Dense(4, name="shifted")(x) + np.arange(4.0, dtype="float32")
+    graph = channels.trace(keras.Model(i, layers.Dense(2)(x)))
+    assert "constant array" in graph["shifted"].locked

@@ -393,6 +393,15 @@ def test_every_form_of_data_gives_the_same_examples(two_way, data):
     assert {batch["words"].dtype.name for batch in batches} == {"int32"}
 
 
+def test_tensorflow_dataset_is_read(two_way):
+    import tensorflow as tf
+
+    dataset = tf.data.Dataset.from_tensor_slices(((WORDS, IMAGE), LABELS)).batch(16)
+    _, batches = inputs.batches(dataset, Signature.of(two_way))
+    assert [len(batch["words"]) for batch in batches] == [16, 16, 8]
+    np.testing.assert_array_equal(np.concatenate([batch["image"] for batch in batches]), IMAGE)
+
+
 @given(st.lists(st.integers(1, 50), min_size=1, max_size=5), st.booleans())
 def test_batches_of_any_size_hold_every_example_once(sizes, labelled):
     rows = np.arange(3 * sum(sizes)).reshape(-1, 3)

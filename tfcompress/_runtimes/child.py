@@ -123,18 +123,14 @@ class LiteRT:
         }
 
     def _fitting(self, inputs: Any) -> dict[str, np.ndarray]:
-        if not isinstance(inputs, dict) and len(self.inputs) == 1:
-            inputs = {next(iter(self.inputs)): inputs}
-        if not isinstance(inputs, dict) or set(inputs) != set(self.inputs):
-            given = sorted(inputs) if isinstance(inputs, dict) else type(inputs).__name__
-            raise ValueError(f"the file has the inputs {sorted(self.inputs)}, got {given}")
-        return {name: np.asarray(array, self.inputs[name]["dtype"]) for name, array in inputs.items()}
+        return _by_name(inputs, {name: detail["dtype"] for name, detail in self.inputs.items()})
 
 
 class SavedModel:
     """A SavedModel in TensorFlow, on the CPU. Outputs come as a flat list.
 
-    A batch is a tuple, the arguments of the endpoint `serve`, or a dict of arrays by input name.
+    A batch is a tuple, the arguments of the endpoint `serve`; or a dict of arrays by input name, or the
+    array of the only input, for the signature `serving_default`.
     """
 
     sparse = False
@@ -163,22 +159,37 @@ class SavedModel:
         return timed
 
     def stub(self, batch: int) -> dict[str, np.ndarray]:
-        _, specs = self.model.signatures["serving_default"].structured_input_signature
         return {
             name: _stub(name, spec.shape.as_list(), spec.dtype.as_numpy_dtype, batch)
-            for name, spec in specs.items()
+            for name, spec in self._specs.items()
         }
+
+    @property
+    def _specs(self) -> dict[str, Any]:
+        return self.model.signatures["serving_default"].structured_input_signature[1]
 
     def _function(self, inputs: Any) -> Callable[[], Any]:
         import tensorflow as tf
 
-        tensors = tf.nest.map_structure(tf.constant, inputs)
-        if isinstance(tensors, dict):
-            return lambda: self.model.signatures["serving_default"](**tensors)
-        return lambda: self.model.serve(*tensors)
+        if isinstance(inputs, tuple):
+            arguments = tf.nest.map_structure(tf.constant, inputs)
+            return lambda: self.model.serve(*arguments)
+        types = {name: spec.dtype.as_numpy_dtype for name, spec in self._specs.items()}
+        tensors = {name: tf.constant(array) for name, array in _by_name(inputs, types).items()}
+        return lambda: self.model.signatures["serving_default"](**tensors)
 
 
 RUNTIMES: dict[str, Any] = {"litert": LiteRT, "saved_model": SavedModel}
+
+
+def _by_name(inputs: Any, types: dict[str, Any]) -> dict[str, np.ndarray]:
+    """The inputs as a dict of arrays of these types; there may be a single array if one is wanted."""
+    if not isinstance(inputs, dict) and len(types) == 1:
+        inputs = {next(iter(types)): inputs}
+    if not isinstance(inputs, dict) or set(inputs) != set(types):
+        given = sorted(inputs) if isinstance(inputs, dict) else type(inputs).__name__
+        raise ValueError(f"the file has the inputs {sorted(types)}, got {given}")
+    return {name: np.asarray(array, types[name]) for name, array in inputs.items()}
 
 
 def _pieces(inputs: dict[str, np.ndarray], rows: int) -> Iterator[dict[str, np.ndarray]]:

@@ -101,7 +101,7 @@ def _inputs_of_readers(model: keras.Model) -> dict[str, tuple[Any, list[np.ndarr
 
     def call(step: _calls.Call, args: Any, kwargs: dict) -> Any:
         if _calls.is_functional(step.operation):
-            return _calls.read(step.operation).run(keras.tree.flatten(args), call)
+            return _calls.read(step.operation).run(_calls.tensors(args, kwargs), call)
         if type(step.operation) in _READERS:
             read = found.setdefault(paths[id(step.operation)], (step.operation, []))
             read[1].append(keras.ops.convert_to_numpy(args[0]))

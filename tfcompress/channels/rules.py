@@ -120,9 +120,11 @@ def each(v: Visit, spec: ChannelSpec) -> list[Ids | None]:
 def merge(v: Visit, spec: ChannelSpec) -> list[Ids | None]:
     """The inputs are combined element by element, with broadcasting."""
     tensors = v.inputs
+    if _holds_constant_array(v):
+        return opaque(v, f"'{v.path}' combines it with a constant array")
+    if len(_varying_from_end(tensors)) > 1:
+        return opaque(v, f"'{v.path}' combines the channels of one tensor with another axis of another")
     shape = np.broadcast_shapes(*(ids.shape for ids in tensors))
-    if _holds_constant_array(v) or len({axis - len(shape) for axis in _varying_from_end(tensors)}) > 1:
-        return opaque(v, f"'{v.path}' combines different axes")
     tied = [ids for ids in tensors if not _stretched_over_channels(v, ids, tensors, shape)]
     for other in tied[1:]:
         v.ledger.tie(*np.broadcast_arrays(tied[0].array, other.array))

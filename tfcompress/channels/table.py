@@ -53,7 +53,8 @@ TABLE: list[tuple[ChannelSpec | Rule, str]] = [
         " GlobalMaxPooling1D GlobalMaxPooling2D GlobalMaxPooling3D"
         " GlobalAveragePooling1D GlobalAveragePooling2D GlobalAveragePooling3D"
         " ZeroPadding1D ZeroPadding2D ZeroPadding3D Cropping1D Cropping2D Cropping3D"
-        " UpSampling1D UpSampling2D UpSampling3D Resizing",
+        " UpSampling1D UpSampling2D UpSampling3D Resizing CenterCrop"
+        " RandomCrop RandomFlip RandomRotation RandomTranslation RandomZoom",
     ),
     (MERGE, "Add Subtract Multiply Average Maximum Minimum"),
     (MOVE, "Concatenate Flatten Permute RepeatVector"),

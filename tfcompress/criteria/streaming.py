@@ -102,7 +102,7 @@ def _activations(model: keras.Model, inputs: list, taps: dict) -> dict[str, Any]
 
     def call(step: _calls.Call, args: Any, kwargs: dict) -> Any:
         if _calls.is_functional(step.operation):
-            return _calls.read(step.operation).run(keras.tree.flatten(args), call)
+            return _calls.read(step.operation).run(_calls.tensors(args, kwargs), call)
         outputs = step.operation(*args, **kwargs)
         for path, axis in taps.get((id(step.operation), step.index), ()):
             first = keras.ops.cast(keras.tree.flatten(outputs)[0], "float32")

@@ -23,10 +23,7 @@ from tfcompress.export import inputs
 from tfcompress.export.inputs import Batch
 
 TOLERANCES = {None: 1e-4, "float16": 1e-2, "dynamic_int8": 0.1, "int8": 0.2}
-HALF_PRECISION = {
-    "float16": 1e-2,
-    "bfloat16": 5e-2,
-}  # the least tolerance for a Keras model that computes in it
+HALF_PRECISION = {"float16": 1e-2, "bfloat16": 5e-2}  # the least tolerance if the Keras model computes in it
 THREADS = 1
 TIMING = {"threads": THREADS, "repeats": 30, "warmup": 3, "seconds": 1.0}
 HINTS = {
