@@ -10,5 +10,5 @@ import numpy as np
 
 
 def to_numpy(variable: keras.Variable) -> np.ndarray:
-    """The variable's value. Tensors convert quietly; variables do not know NumPy 2's `copy`."""
-    return keras.ops.convert_to_numpy(keras.ops.convert_to_tensor(variable))
+    """The variable's value; `np.array(variable)` would warn, as Keras does not know NumPy 2's `copy`."""
+    return variable.__array__()
