@@ -66,7 +66,7 @@ def register(layer: Any, spec: ChannelSpec | Rule) -> None:
             as `"package>Name"`; or the name of a `keras.ops` function, as `"ops.relu6"`; or a
             function used as an activation, which must work element by element.
         spec: a `ChannelSpec`, or for full control a function from a
-            `tfcompress.channels.rules.Visit` to the `Ids` of the outputs.
+            `tfcompress.channels.visits.Visit` to the `Ids` of the outputs.
 
     Raises:
         ValueError: `layer` or `spec` is none of these.

@@ -2,7 +2,7 @@
 
 from keras import layers
 
-from tfcompress.channels import rules
+from tfcompress.channels import special
 from tfcompress.channels.specs import ChannelSpec, Rule, register
 
 BIAS = {"bias": ("out",)}
@@ -29,18 +29,18 @@ TABLE: list[tuple[ChannelSpec | Rule, str]] = [
     (CONVOLUTION, "Conv1D Conv2D Conv3D"),
     (TRANSPOSE, "Conv1DTranspose Conv2DTranspose Conv3DTranspose"),
     (SEPARABLE, "SeparableConv1D SeparableConv2D"),
-    (rules.depthwise, "DepthwiseConv1D DepthwiseConv2D"),
+    (special.depthwise, "DepthwiseConv1D DepthwiseConv2D"),
     (DENSE, "Dense"),
     (EMBEDDING, "Embedding"),
-    (rules.recurrent, "LSTM GRU SimpleRNN"),
-    (rules.bidirectional, "Bidirectional"),
-    (rules.time_distributed, "TimeDistributed"),
-    (rules.attention, "MultiHeadAttention"),
+    (special.recurrent, "LSTM GRU SimpleRNN"),
+    (special.bidirectional, "Bidirectional"),
+    (special.time_distributed, "TimeDistributed"),
+    (special.attention, "MultiHeadAttention"),
     (BATCH_NORM, "BatchNormalization"),
     (SPANNING_NORM, "LayerNormalization RMSNormalization UnitNormalization"),
-    (rules.normalization_by_group, "GroupNormalization"),
-    (rules.rescaling, "Rescaling"),
-    (rules.across_channels, "Softmax Normalization"),
+    (special.normalization_by_group, "GroupNormalization"),
+    (special.rescaling, "Rescaling"),
+    (special.across_channels, "Softmax Normalization"),
     (PRELU, "PReLU"),
     (
         POINTWISE,
@@ -70,8 +70,8 @@ OPS_TABLE: list[tuple[ChannelSpec | Rule, str]] = [
         " tanh_shrink threshold cast stop_gradient",
     ),
     (MERGE, "add subtract multiply divide true_divide maximum minimum power"),
-    (rules.reduction, "mean max min sum"),
-    (rules.padding, "pad"),
+    (special.reduction, "mean max min sum"),
+    (special.padding, "pad"),
     (MOVE, "concatenate transpose squeeze expand_dims stack swapaxes moveaxis"),
     (ChannelSpec("move", rewrite="shape"), "reshape"),
     (ChannelSpec("move", rewrite="split"), "split"),
