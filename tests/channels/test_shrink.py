@@ -294,3 +294,14 @@ def test_arrays_added_as_constants_lock_what_they_meet():
     x = layers.Dense(4, name="shifted")(x) + np.arange(4.0, dtype="float32")
     graph = channels.trace(keras.Model(i, layers.Dense(2)(x)))
     assert "constant array" in graph["shifted"].locked
+
+
+def test_tensors_that_are_not_read_as_channels_are_locked():
+    i = keras.Input((6,))
+    words = keras.ops.cast(keras.ops.abs(layers.Dense(4, name="words")(i)), "int32")
+    x = layers.Embedding(100, 5, name="lookup")(words)
+    mask = layers.Dense(4, activation="sigmoid", name="mask")(i) > 0.5
+    x = layers.LSTM(3, name="memory")(x, mask=mask)
+    graph = channels.trace(keras.Model(i, layers.Dense(2)(x)))
+    assert "looks up words" in graph["words"].locked and graph["mask"].locked
+    assert graph["lookup"].locked is None and graph["memory"].locked is None

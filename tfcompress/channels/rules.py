@@ -74,8 +74,7 @@ def mix(v: Visit, spec: ChannelSpec) -> list[Ids | None]:
     groups = _calls.config_of(v.operation).get("groups", 1) if v.weights else 1
     if groups > 1:
         return grouped(v, spec, groups)
-    source = v.inputs[0] if v.inputs else None
-    return [produce(v, spec, read(v, source), source)]
+    return [produce(v, spec, read(v, v.inputs[0]))]
 
 
 def grouped(v: Visit, spec: ChannelSpec, groups: int) -> list[Ids | None]:
@@ -88,7 +87,7 @@ def grouped(v: Visit, spec: ChannelSpec, groups: int) -> list[Ids | None]:
     if blocks.shape[1] == 1:
         return _depthwise_by_groups(v, spec, blocks[:, 0])
     v.ledger.balances.append(tuple(blocks))
-    made = produce(v, spec, blocks, source)
+    made = produce(v, spec, blocks)
     v.ledger.balances.append(tuple(v.ledger.producers[v.path].reshape(groups, -1)))
     return [made]
 

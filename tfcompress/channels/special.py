@@ -89,6 +89,14 @@ def padding(v: Visit) -> list[Ids | None]:
     return [None if v.shapes[0] is None else Ids(array, v.shapes[0])]
 
 
+def embedding(v: Visit) -> list[Ids | None]:
+    """Embedding: new channels for each word; the words themselves are not channels."""
+    for words in v.inputs:
+        v.ledger.lock(words.array, f"'{v.path}' looks up words by it")
+    spec = ChannelSpec("mix", width="output_dim", axes={"embeddings": ("out",)})
+    return [produce(v, spec, np.zeros(0, int))]
+
+
 def recurrent(v: Visit) -> list[Ids | None]:
     """LSTM, GRU, SimpleRNN: the units, which also read themselves."""
     gates = _GATES[type(v.operation)]
@@ -101,11 +109,12 @@ def recurrent(v: Visit) -> list[Ids | None]:
             "bias": (f"{gates} out",),
         },
     )
-    source, *states = v.inputs
-    produce(replace(v, shapes=[None]), spec, read(v, source), source)
+    given = inspect.signature(v.operation.call).bind(*v.args, **v.kwargs).arguments
+    produce(replace(v, shapes=[None]), spec, read(v, given["sequences"]))
     made = v.ledger.producers[v.path]
-    for state in states:
-        v.ledger.tie(state.array.ravel(), made)
+    for state in keras.tree.flatten(given.get("initial_state")):
+        if isinstance(state, Ids):
+            v.ledger.tie(state.array.ravel(), made)
     return [None if shape is None else Ids.along(made, len(shape) - 1, shape) for shape in v.shapes]
 
 
@@ -150,6 +159,9 @@ def attention(v: Visit) -> list[Ids | None]:
     given = inspect.signature(v.operation.call).bind(*v.args, **v.kwargs).arguments
     query, value = given["query"], given["value"]
     key = given.get("key")
+    for other in v.inputs:
+        if all(other is not tensor for tensor in (query, value, key)):
+            v.ledger.lock(other.array, f"'{v.path}' uses it as a mask")
     heads = v.ledger.produce(f"{v.path}:heads", _calls.config_of(v.operation)["num_heads"])
     made = v.ledger.produce(v.path, v.shapes[0][-1] if v.shapes[0] else query.shape[-1])
     note_axes(

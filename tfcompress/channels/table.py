@@ -14,7 +14,6 @@ SEPARABLE = ChannelSpec(
     axes={"depthwise_kernel": ("in", "-"), "pointwise_kernel": ("reads mid", "out"), **BIAS},
 )
 DENSE = ChannelSpec("mix", width="units", axes={"kernel": ("reads in", "out"), **BIAS})
-EMBEDDING = ChannelSpec("mix", width="output_dim", axes={"embeddings": ("out",)})
 SCALE = {"gamma": ("in",), "beta": ("in",)}
 BATCH_NORM = ChannelSpec("each", axes={**SCALE, "moving_mean": ("in",), "moving_variance": ("in",)})
 SPANNING_NORM = ChannelSpec("each", axes={**SCALE, "scale": ("in",)}, spans=True)
@@ -31,7 +30,7 @@ TABLE: list[tuple[ChannelSpec | Rule, str]] = [
     (SEPARABLE, "SeparableConv1D SeparableConv2D"),
     (special.depthwise, "DepthwiseConv1D DepthwiseConv2D"),
     (DENSE, "Dense"),
-    (EMBEDDING, "Embedding"),
+    (special.embedding, "Embedding"),
     (special.recurrent, "LSTM GRU SimpleRNN"),
     (special.bidirectional, "Bidirectional"),
     (special.time_distributed, "TimeDistributed"),
@@ -64,7 +63,7 @@ TABLE: list[tuple[ChannelSpec | Rule, str]] = [
 OPS_TABLE: list[tuple[ChannelSpec | Rule, str]] = [
     (
         POINTWISE,
-        "abs celu clip cos elu erf exp expm1 gelu hard_shrink hard_sigmoid hard_silu hard_tanh identity"
+        "absolute celu clip cos elu erf exp expm1 gelu hard_shrink hard_sigmoid hard_silu hard_tanh"
         " leaky_relu log log1p log_sigmoid negative reciprocal relu relu6 round rsqrt selu sigmoid sign"
         " silu sin soft_shrink softplus softsign sparse_plus sparse_sigmoid sqrt square squareplus tanh"
         " tanh_shrink threshold cast stop_gradient",

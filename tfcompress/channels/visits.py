@@ -67,10 +67,8 @@ def channel_axis(layer: Any, rank: int) -> int:
     return 0 if getattr(layer, "data_format", None) == "channels_first" else rank - 1
 
 
-def read(v: Visit, source: Ids | None) -> np.ndarray:
+def read(v: Visit, source: Ids) -> np.ndarray:
     """The ids along the axis that the layer mixes; ids that vary along another one are locked."""
-    if source is None:
-        return np.zeros(0, int)
     axis = channel_axis(v.operation, len(source.shape))
     if set(source.varying) <= {axis}:
         return source.vector(axis)
@@ -79,15 +77,15 @@ def read(v: Visit, source: Ids | None) -> np.ndarray:
     return np.full(source.shape[axis], v.ledger.fixed(reason))
 
 
-def produce(v: Visit, spec: ChannelSpec, read: np.ndarray, source: Ids | None) -> Ids | None:
+def produce(v: Visit, spec: ChannelSpec, inputs: np.ndarray) -> Ids | None:
     """New channels, `spec.width` many."""
     width = int(_calls.config_of(v.operation)[spec.width])
     made = v.ledger.produce(v.path, width)
     if not works_elementwise(v):
         v.ledger.lock(made, f"the activation of '{v.path}' looks across channels")
     v.ledger.edit(v.path, lambda keep: {spec.width: int(keep[made].sum())})
-    middle = np.repeat(read, getattr(v.operation, "depth_multiplier", None) or 1)
-    note_axes(v, spec, {"in": read, "out": made, "mid": middle})
+    middle = np.repeat(inputs, getattr(v.operation, "depth_multiplier", None) or 1)
+    note_axes(v, spec, {"in": inputs, "out": made, "mid": middle})
     if v.shapes[0] is None:
         return None
     return Ids.along(made, channel_axis(v.operation, len(v.shapes[0])), v.shapes[0])
