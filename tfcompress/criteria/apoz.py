@@ -32,14 +32,15 @@ class APoZ(ActivationCriterion):
             raise ValueError(f"epsilon must not be negative, got {self.epsilon}.")
 
     def statistics(self, outputs: Any, labels: Any) -> Any:
-        axes = tuple(range(len(outputs.shape) - 1))
-        active = keras.ops.cast(keras.ops.abs(outputs) > self.epsilon, "float32")
+        active = keras.ops.abs(keras.ops.sign(outputs))  # a NaN stays one, for the check of the scores
+        if self.epsilon > 0:
+            active *= keras.ops.cast(keras.ops.abs(outputs) > self.epsilon, active.dtype)
+        positions = tuple(range(1, len(outputs.shape) - 1))
+        per_image = keras.ops.mean(active, axis=positions) if positions else active
         return {
-            "active": keras.ops.sum(active, axis=axes),
-            "positions": keras.ops.sum(keras.ops.ones_like(outputs[..., 0])),
-            "total": keras.ops.sum(outputs, axis=axes),  # a NaN counts as inactive: it shows here
+            "active": keras.ops.sum(per_image, axis=0),
+            "images": keras.ops.sum(keras.ops.ones_like(per_image[:, 0])),
         }
 
     def result(self, state: Any) -> np.ndarray:
-        score = state["active"] / state["positions"]
-        return np.where(np.isfinite(state["total"]), score, np.nan)
+        return state["active"] / state["images"]
