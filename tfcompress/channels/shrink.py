@@ -22,7 +22,8 @@ def shrink(
 
     The result is made of the same stock layers under the same names, with the weights, trainable
     flags, dtypes, regularizers, compile state and optimizer slots of what stays. Its outputs are
-    those of `model` with every weight that reads a removed channel set to zero.
+    those of `model` with every weight that reads a removed channel set to zero. A Sequential model
+    comes back as one; a subclass of `keras.Model` that is functional inside as a plain model.
 
     Args:
         model: the model `graph` was traced from, or a copy of it. It is not changed.
