@@ -228,8 +228,9 @@ def input_of(model: keras.Model) -> Any:
 @functools.cache
 def _functional_class() -> Any:
     """The class `keras.Model(inputs, outputs)` returns; Keras does not export its name."""
-    tensor = keras.Input((1,), name="probe")
-    return type(keras.Model(tensor, tensor))
+    tensor = keras.Input((1,), name="probe_input")
+    made = keras.layers.Identity(name="probe_identity")(tensor)
+    return type(keras.Model(tensor, made, name="probe"))
 
 
 def _revive(data: Any, shapes: dict[Ref, tuple]) -> Any:
