@@ -398,6 +398,21 @@ def channels_first():
 
 
 @model
+def channels_first_convolutions():
+    """No map is as wide as it has channels: there Keras 3.15 on TensorFlow adds some biases wrongly."""
+    kwargs = {"data_format": "channels_first"}
+    i = Input((3, 15, 15))
+    x = layers.Conv2D(8, 3, **kwargs)(i)
+    x = layers.ReLU()(layers.BatchNormalization(axis=1)(x))
+    x = layers.Conv2D(6, 3, padding="same", **kwargs)(layers.DepthwiseConv2D(3, **kwargs)(x))
+    gate = layers.GlobalAveragePooling2D(keepdims=True, **kwargs)(x)
+    x = layers.Multiply()([x, layers.Conv2D(6, 1, activation="sigmoid", **kwargs)(gate)])
+    x = layers.Concatenate(axis=1)([x, layers.Conv2D(4, 3, padding="same", groups=2, **kwargs)(x)])
+    x = layers.SeparableConv2D(7, 1, **kwargs)(layers.MaxPooling2D(**kwargs)(x))
+    return Model(i, layers.Dense(3)(layers.GlobalMaxPooling2D(**kwargs)(x)))
+
+
+@model
 def instance_normalization():
     x = i = _image()
     x = layers.GroupNormalization(groups=-1)(layers.Conv2D(6, 3)(x))
