@@ -226,7 +226,7 @@ def test_sparse_file_that_was_insisted_on_and_does_not_run_is_an_error(converted
 # Files that are wrong
 
 
-def expect_error(model, path, match, **options):
+def check_refused(model, path, match, **options):
     """The export fails with this message, and leaves the folder as it was."""
     path.write_bytes(b"an earlier file")
     with pytest.raises(ExportError, match=match):
@@ -240,25 +240,25 @@ def test_file_of_another_model_is_refused(two_way, exported, converted_to, tmp_p
     converted_to({False: exported.path.read_bytes()})
     keras.utils.set_random_seed(1)
     other = two_way_model()
-    expect_error(other, tmp_path / "model.tflite", "its output 'output_.' differs by .* above the tolerance")
+    check_refused(other, tmp_path / "model.tflite", "its output 'output_.' differs by .* above the tolerance")
 
 
 def test_file_with_swapped_outputs_is_refused(two_way, exported, converted_to, tmp_path):
     converted_to({False: exported.path.read_bytes()})
     swapped = keras.Model(two_way.inputs, two_way.outputs[::-1])
-    expect_error(swapped, tmp_path / "model.tflite", "differs by", data=two_way_data())
+    check_refused(swapped, tmp_path / "model.tflite", "differs by", data=two_way_data())
 
 
 def test_file_with_another_output_shape_is_refused(exported, converted_to, two_way, tmp_path):
     converted_to({False: exported.path.read_bytes()})
     first, second = two_way.outputs
     other = keras.Model(two_way.inputs, [first, layers.Dense(7)(second)])
-    expect_error(other, tmp_path / "model.tflite", r"'output_1' of the file is \(8, 4\), .* \(8, 7\)")
+    check_refused(other, tmp_path / "model.tflite", r"'output_1' of the file is \(8, 4\), .* \(8, 7\)")
 
 
 def test_file_that_is_no_model_is_refused(converted_to, tmp_path):
     converted_to({False: b"no flatbuffer"})
-    expect_error(tiny_model(), tmp_path / "model.tflite", "does not run.*ValueError")
+    check_refused(tiny_model(), tmp_path / "model.tflite", "does not run.*ValueError")
 
 
 def test_file_that_crashes_the_interpreter_is_refused(converted_to, monkeypatch, tmp_path):
@@ -266,13 +266,13 @@ def test_file_that_crashes_the_interpreter_is_refused(converted_to, monkeypatch,
     (tmp_path / "child.py").write_text("import os\ndef prove(**arguments): os.abort()")
     monkeypatch.setattr(conversion, "CHILD", tmp_path / "child.py")
     (tmp_path / "out").mkdir()
-    expect_error(tiny_model(), tmp_path / "out" / "model.tflite", "crashed: it was killed by SIGABRT")
+    check_refused(tiny_model(), tmp_path / "out" / "model.tflite", "crashed: it was killed by SIGABRT")
 
 
 def test_operation_that_tflite_lacks_is_named(tmp_path):
     x = keras.Input((3,), name="x")
     model = keras.Model(x, keras.ops.erfinv(x))
-    expect_error(
+    check_refused(
         model, tmp_path / "model.tflite", "it has no operation for Erfinv", data=np.zeros((2, 3), "float32")
     )
 
