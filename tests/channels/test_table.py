@@ -2,7 +2,9 @@
 
 import keras
 import pytest
+from surgery import inputs_for, outputs_of, random_masks
 
+from tfcompress import channels
 from tfcompress.channels import specs, table
 
 CALLS = {
@@ -40,3 +42,13 @@ def test_layers_that_only_applications_use_are_found():
     kinds = {type(layer).__name__: layer for model in (convnext, inception) for layer in model.layers}
     for name in ("LayerScale", "CustomScaleLayer"):
         assert specs.lookup(kinds[name]) is not None
+
+
+def test_layer_scale_is_locked_and_freed_as_an_approximation():
+    model = keras.applications.ConvNeXtTiny(weights=None, input_shape=(32, 32, 3), classes=5)
+    locked, freed = channels.trace(model), channels.trace(model, approximate=True)
+    assert len(freed.free) > len(locked.free) and not freed.unknown
+    keep = random_masks(freed)
+    small = channels.shrink(model, freed, keep)
+    assert small.count_params() < 0.4 * model.count_params()
+    assert outputs_of(small, inputs_for(small))[0].shape == (2, 5)

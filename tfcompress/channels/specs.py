@@ -30,8 +30,8 @@ class ChannelSpec:
             `"move"`: elements are only rearranged (Concatenate, Reshape); the layer is run on
             channel ids to see where each one goes.
         width: for `"mix"`, the config entry that holds the number of outputs, e.g. `"filters"`.
-        axes: weight name -> what its last axes run over, in order: `"in"` or `"out"` channels,
-            `"mid"` (inputs times depth multiplier), `"4 out"` (the outputs four times over), `"reads
+        axes: weight name, or `"*"` for any, -> what its last axes run over, in order: `"in"` or
+            `"out"` channels, `"mid"` (inputs times depth multiplier), `"4 out"` (the outputs four times over), `"reads
             in"` where the weight multiplies these channels' values to make others, `"-"` for an
             axis that is not about channels.
         pointwise: for `"each"`, whether all axes are alike to the layer (an activation), so that it

@@ -17,7 +17,7 @@ DENSE = ChannelSpec("mix", width="units", axes={"kernel": ("reads in", "out"), *
 SCALE = {"gamma": ("in",), "beta": ("in",)}
 BATCH_NORM = ChannelSpec("each", axes={**SCALE, "moving_mean": ("in",), "moving_variance": ("in",)})
 SPANNING_NORM = ChannelSpec("each", axes={**SCALE, "scale": ("in",)}, spans=True)
-LAYER_SCALE = ChannelSpec("each", width="projection_dim", axes={"": ("in",)}, spans=True)
+LAYER_SCALE = ChannelSpec("each", width="projection_dim", axes={"*": ("in",)}, spans=True)
 POINTWISE = ChannelSpec("each", pointwise=True)
 PRELU = ChannelSpec("each", pointwise=True, axes={"alpha": ("in",)})
 PER_CHANNEL = ChannelSpec("each")

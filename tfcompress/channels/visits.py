@@ -124,14 +124,14 @@ def note_axes(v: Visit, spec: ChannelSpec, vectors: dict[str, np.ndarray]) -> No
 
 def _roles(weight: keras.Variable, spec: ChannelSpec) -> tuple[str, ...]:
     for name, roles in spec.axes.items():
-        if f"/{weight.path}".endswith(f"/{name}"):
+        if name == "*" or f"/{weight.path}".endswith(f"/{name}"):
             return roles
     return ()
 
 
 def unexpected_weights(v: Visit, spec: ChannelSpec) -> list[str]:
-    covered = tuple(f"/{name}" for name in spec.axes)
-    return [w.path for w in v.weights if not f"/{w.path}".endswith(covered)] if v.weights else []
+    """The paths of weights that the spec says nothing of."""
+    return [weight.path for weight in v.weights if not _roles(weight, spec)]
 
 
 def works_elementwise(v: Visit) -> bool:
