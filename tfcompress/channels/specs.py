@@ -31,9 +31,9 @@ class ChannelSpec:
             channel ids to see where each one goes.
         width: for `"mix"`, the config entry that holds the number of outputs, e.g. `"filters"`.
         axes: weight name, or `"*"` for any, -> what its last axes run over, in order: `"in"` or
-            `"out"` channels, `"mid"` (inputs times depth multiplier), `"4 out"` (the outputs four times over), `"reads
-            in"` where the weight multiplies these channels' values to make others, `"-"` for an
-            axis that is not about channels.
+            `"out"` channels, `"mid"` (inputs times depth multiplier), `"4 out"` (the outputs four
+            times over), `"reads in"` where the weight multiplies these channels' values to make
+            others, `"-"` for an axis that is not about channels.
         pointwise: for `"each"`, whether all axes are alike to the layer (an activation), so that it
             does not matter which one holds the channels.
         spans: the layer takes statistics over several channels (LayerNormalization), so that
