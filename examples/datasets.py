@@ -17,7 +17,12 @@ class Images(NamedTuple):
 
 
 def load(data_dir: str | None = None) -> Images:
-    """CIFAR-10 from TFRecords in `data_dir`, else downloaded by Keras, else the digits."""
+    """CIFAR-10 from TFRecords in `data_dir`, else downloaded by Keras, else the digits.
+
+    With `"digits"` for a folder it is the digits at once.
+    """
+    if data_dir == "digits":
+        return digits()
     if data_dir:
         return cifar10_records(Path(data_dir))
     try:

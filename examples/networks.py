@@ -38,6 +38,40 @@ def _conv_norm(x, filters: int, size: int, stride: int, name: str):
     return layers.BatchNormalization(momentum=0.9, name=f"{name}_norm")(x)
 
 
+def vgg(input_shape: tuple[int, int, int], classes: int, width: int = 64) -> Model:
+    """A small network in the style of VGG (Simonyan & Zisserman 2015), with batch normalization.
+
+    Three stages of two 3x3 convolutions and a pooling, then two Dense layers.
+
+    Args:
+        input_shape: (height, width, channels).
+        classes: units of the softmax.
+        width: filters of the first stage, 64 in the paper; the later ones have 2 and 4 times as many.
+    """
+    images = x = Input(input_shape)
+    for stage in range(3):
+        for number in (1, 2):
+            name = "stem" if (stage, number) == (0, 1) else f"stage{stage + 1}_conv{number}"
+            x = _conv_norm(x, width * 2**stage, 3, 1, name)
+            x = layers.ReLU(name=f"{name}_relu")(x)
+        x = layers.MaxPooling2D(name=f"stage{stage + 1}_pool")(x)
+    x = layers.Dense(8 * width, activation="relu", name="hidden")(layers.Flatten(name="flatten")(x))
+    return Model(images, layers.Dense(classes, activation="softmax", name="head")(x), name="vgg")
+
+
+def lenet5(input_shape: tuple[int, int, int], classes: int) -> Model:
+    """LeNet-5 as in Caffe's example for MNIST, the one that papers on pruning compress.
+
+    For 28x28 images it has 431,080 parameters.
+    """
+    images = x = Input(input_shape)
+    for number, filters in enumerate((20, 50), 1):
+        x = layers.Conv2D(filters, 5, name=f"conv{number}")(x)
+        x = layers.MaxPooling2D(name=f"pool{number}")(x)
+    x = layers.Dense(500, activation="relu", name="ip1")(layers.Flatten(name="flatten")(x))
+    return Model(images, layers.Dense(classes, activation="softmax", name="ip2")(x), name="lenet5")
+
+
 def small_cnn(input_shape: tuple[int, int, int], classes: int) -> Model:
     """Three convolutions for 8x8 digits."""
     images = x = Input(input_shape)

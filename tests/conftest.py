@@ -24,6 +24,8 @@ def pytest_configure(config):
     threads = str(max(1, (os.cpu_count() or 1) // processes))
     for name, value in {
         "TF_CPP_MIN_LOG_LEVEL": "3",
+        # On older processors TensorFlow leaves it off, and lacks channels_first and dilated transposes.
+        "TF_ENABLE_ONEDNN_OPTS": "1",
         "TF_NUM_INTRAOP_THREADS": threads,
         "TF_NUM_INTEROP_THREADS": threads,
         "OMP_NUM_THREADS": threads,

@@ -19,6 +19,7 @@ Masks = dict[str, np.ndarray]
 Sparsity = float | Mapping[str, float] | Callable[[np.ndarray], np.ndarray]
 
 SCOPES = ("group", "global")
+NODE_LIMIT = 1000  # of the integer programs; a limit on time would make results depend on the machine
 POOLS: dict[str, Callable] = {"mean": np.mean, "max": np.max, "min": np.min, "sum": np.sum}
 
 
@@ -161,18 +162,26 @@ def _fit(masks: Masks, scores: Scores, steps: Mapping[str, int], balances: Seque
     if all(len(set(balance.counts(masks))) == 1 for balance in involved):
         return masks
     names = sorted({name for b in involved for block in b.blocks for name in block if name in masks})
-    for relaxed in (steps, {}):
-        found = _solve({name: masks[name] for name in names}, scores, relaxed, involved)
-        if found is not None:
-            return {**masks, **found}
-    return {**masks, **{name: np.ones(len(masks[name]), bool) for name in names}}
+    bound = {name: masks[name] for name in names}
+    found = _solve(bound, scores, steps, involved, may_grow=False)
+    return {**masks, **(found or _solve(bound, scores, {}, involved, may_grow=True) or {})}
 
 
-def _solve(masks: Masks, scores: Scores, steps: Mapping[str, int], balances: Sequence[Any]) -> Masks | None:
-    """The best-scored masks no larger than `masks` that satisfy the balances; None if there are none.
+def _solve(
+    masks: Masks, scores: Scores, steps: Mapping[str, int], balances: Sequence[Any], *, may_grow: bool
+) -> Masks | None:
+    """The best-scored masks, none larger than in `masks`, that satisfy the balances.
 
-    An integer program: one binary variable per entry, one integer per group for the number of
-    steps it keeps. Keeping one more entry always beats keeping better ones.
+    An integer program: one binary variable per entry; per group the number of steps it keeps, and
+    the number of entries by which it exceeds its mask. Keeping one more entry always beats keeping better
+    ones, and exceeding a mask is worse than any loss.
+
+    Args:
+        steps: group name -> what the number of entries that stay must be a multiple of.
+        may_grow: whether a mask may be exceeded where the balances cannot hold otherwise.
+
+    Returns:
+        The masks, or None if there are none.
     """
     names, sizes = list(masks), [len(mask) for mask in masks.values()]
     starts = dict(zip(names, np.cumsum([0, *sizes]), strict=False))
@@ -186,7 +195,8 @@ def _solve(masks: Masks, scores: Scores, steps: Mapping[str, int], balances: Seq
 
     for number, (name, mask) in enumerate(masks.items()):
         own = {starts[name] + i: 1.0 for i in range(len(mask))}
-        constrain(own, 1, mask.sum())
+        constrain(own, 1, np.inf)
+        constrain({**own, entries + groups + number: -1.0}, -np.inf, mask.sum())
         step = steps.get(name, 1)
         if step > 1 and not mask.all():
             constrain({**own, entries + number: -float(step)}, 0, 0)
@@ -195,17 +205,20 @@ def _solve(masks: Masks, scores: Scores, steps: Mapping[str, int], balances: Seq
         for other in others:
             difference = {i: first[0].get(i, 0) - other[0].get(i, 0) for i in {*first[0], *other[0]}}
             constrain(difference, other[1] - first[1], other[1] - first[1])
-    matrix = sparse.lil_array((len(rows), entries + groups))
+    matrix = sparse.lil_array((len(rows), entries + 2 * groups))
     for row, coefficients in enumerate(rows):
         for column, value in coefficients.items():
             matrix[row, column] = value
-    gain = np.concatenate([1 + _ranks(scores[name]) for name in names] + [np.zeros(groups)])
+    gain = np.concatenate([1 + _ranks(scores[name]) for name in names])
+    most = np.concatenate(
+        [np.ones(entries), np.full(groups, np.inf), np.full(groups, np.inf if may_grow else 0)]
+    )
     solution = optimize.milp(
-        -gain,
+        np.concatenate([-gain, np.zeros(groups), np.full(groups, gain.sum())]),
         constraints=optimize.LinearConstraint(matrix.tocsr(), lower, upper),
-        integrality=np.ones(entries + groups),
-        bounds=optimize.Bounds(0, np.concatenate([np.ones(entries), np.full(groups, np.inf)])),
-        options={"mip_rel_gap": 1e-3, "time_limit": 20},
+        integrality=np.ones(entries + 2 * groups),
+        bounds=optimize.Bounds(0, most),
+        options={"mip_rel_gap": 1e-3, "node_limit": NODE_LIMIT},
     )
     if solution.x is None:
         return None

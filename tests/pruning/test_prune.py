@@ -79,6 +79,22 @@ def test_budget_that_cannot_be_met_says_what_can():
         tfcompress.prune(network(), "l1", budget={"params": 10})
 
 
+def test_budget_of_macs_takes_the_size_that_a_model_leaves_open():
+    x = keras.Input((None, None, 3))
+    y = keras.layers.Conv2D(16, 3, activation="relu", name="stem")(x)
+    y = keras.layers.Conv2D(16, 3, name="body")(y)
+    model = keras.Model(x, keras.layers.GlobalAveragePooling2D()(y))
+    with pytest.raises(ValueError, match="leaves its input size open.*input_shape="):
+        tfcompress.prune(model, "l1", budget={"macs": 0.5})
+    budget = tfcompress.pruning.Budget({"macs": 0.5}, input_shape=(12, 12, 3))
+    whole = tfcompress.analysis.macs(model, (12, 12, 3))
+    for small in (
+        tfcompress.prune(model, "l1", budget=budget),
+        tfcompress.prune_layerwise(model, "l1", budget=budget, retrain=None, verbose=False),
+    ):
+        assert 0.4 * whole < tfcompress.analysis.macs(small, (12, 12, 3)) <= 0.5 * whole
+
+
 def test_budget_larger_than_the_model_removes_nothing():
     assert widths(tfcompress.prune(network(), "l1", budget={"params": 1e9})) == [16, 16, 16, 32]
 

@@ -11,23 +11,29 @@ from tfcompress._arrays import to_numpy
 from tfcompress._registry import near_miss
 from tfcompress.analysis import grouping
 from tfcompress.analysis.costs import macs_by_weight
+from tfcompress.analysis.steps import InputShape
 from tfcompress.channels import ChannelGraph
 from tfcompress.selection import Masks, Scores, Selection
 
 Shapes = Mapping[tuple[str, int], tuple[int, ...]]
 
 
-def _params(model: keras.Model) -> Callable[[Shapes], float]:
+def _params(model: keras.Model, _: InputShape | None) -> Callable[[Shapes], float]:
     return lambda shapes: sum(int(np.prod(shape)) for shape in shapes.values())
 
 
-def _macs(model: keras.Model) -> Callable[[Shapes], float]:
-    positions = macs_by_weight(model)
+def _macs(model: keras.Model, input_shape: InputShape | None) -> Callable[[Shapes], float]:
+    if input_shape is None and any(None in tensor.shape[1:] for tensor in model.inputs):
+        raise ValueError(
+            f"'{model.name}' leaves its input size open, so its MACs are not known. Give "
+            'budget=tfcompress.pruning.Budget({"macs": ...}, input_shape=(height, width, channels)).'
+        )
+    positions = macs_by_weight(model, input_shape)
     # MACs that belong to no weight (attention's products) are left as they are.
     return lambda shapes: sum(times * int(np.prod(shapes[key])) for key, times in positions.items())
 
 
-def _bytes(model: keras.Model) -> Callable[[Shapes], float]:
+def _bytes(model: keras.Model, _: InputShape | None) -> Callable[[Shapes], float]:
     sizes = {(path, index): to_numpy(weight).dtype.itemsize for path, index, weight in _calls.weights(model)}
     return lambda shapes: sum(sizes[key] * int(np.prod(shape)) for key, shape in shapes.items())
 
@@ -42,12 +48,16 @@ class Budget:
     Args:
         limits: any of `"params"`, `"macs"` and `"bytes"` (of weights) -> the limit; at most 1 for a share
             of what the unpruned model costs, above 1 for an absolute number.
+        input_shape: the size of one image without batch axis, for which MACs are counted, as
+            `(224, 224, 3)`; a list of such shapes for several inputs. Needed where the model
+            leaves its input size open.
 
     Raises:
         ValueError: an unknown cost, or a limit that is not positive.
     """
 
     limits: Mapping[str, float]
+    input_shape: InputShape | None = None
 
     def __post_init__(self):
         if not isinstance(self.limits, Mapping) or not self.limits:
@@ -57,6 +67,11 @@ class Budget:
                 raise ValueError(near_miss("budget", name, COSTS))
             if not limit > 0:
                 raise ValueError(f"The budget for {name} must be positive, got {limit}.")
+
+    @classmethod
+    def of(cls, budget: "Mapping[str, float] | Budget") -> "Budget":
+        """The budget itself, or that of a dict of limits."""
+        return budget if isinstance(budget, Budget) else cls(budget)
 
     def solve(
         self, model: keras.Model, graph: ChannelGraph, scores: Scores, selection: Selection
@@ -89,7 +104,7 @@ class Budget:
         self, model: keras.Model, graph: ChannelGraph
     ) -> Callable[[Masks], dict[str, tuple[float, float]]]:
         """From masks to what they leave too big: cost -> (value, limit)."""
-        costs = {name: COSTS[name](model) for name in self.limits}
+        costs = {name: COSTS[name](model, self.input_shape) for name in self.limits}
         whole = graph.shapes_after({})
         limits = {
             name: limit * costs[name](whole) if limit <= 1 else limit for name, limit in self.limits.items()
@@ -130,7 +145,7 @@ def _shares(counts: Mapping[str, int], scores: Scores) -> dict[str, float]:
 
 def sparsity_for(
     model: keras.Model,
-    budget: Mapping[str, float],
+    budget: Mapping[str, float] | Budget,
     *,
     include: grouping.Patterns = None,
     exclude: grouping.Patterns = None,
@@ -155,4 +170,4 @@ def sparsity_for(
         raise ValueError("A sparsity that is the same for every group needs Selection(scope='group').")
     graph = channels.trace(model)
     even = {group.name: np.zeros(group.size) for group in grouping.chosen(graph, include, exclude)}
-    return Budget(budget).solve(model, graph, even, selection)
+    return Budget.of(budget).solve(model, graph, even, selection)

@@ -8,7 +8,7 @@ from rich.console import Console
 
 from tfcompress import channels
 from tfcompress.analysis import grouping
-from tfcompress.pruning.budget import sparsity_for
+from tfcompress.pruning.budget import Budget, sparsity_for
 from tfcompress.pruning.prune import _check_one, untouched
 from tfcompress.pruning.removed import Removal, Removed, removals
 from tfcompress.selection import Selection, check_sparsity
@@ -20,7 +20,7 @@ def prune_layerwise(
     *,
     retrain: Callable[[keras.Model], Any] | None,
     sparsity: Any = None,
-    budget: Mapping[str, float] | None = None,
+    budget: Mapping[str, float] | Budget | None = None,
     data: Any = None,
     include: grouping.Patterns = None,
     exclude: grouping.Patterns = None,

@@ -19,7 +19,7 @@ def prune(
     criterion: Any,
     *,
     sparsity: Any = None,
-    budget: Mapping[str, float] | None = None,
+    budget: Mapping[str, float] | Budget | None = None,
     data: Any = None,
     include: grouping.Patterns = None,
     exclude: grouping.Patterns = None,
@@ -40,7 +40,7 @@ def prune(
             whole; or a function from scores to a mask, such as `selection.Cutoff()`.
         budget: instead of `sparsity`: `{"params": n}`, `{"macs": n}` or `{"bytes": n}`, at most 1 for
             a share of the model's own, above 1 for an absolute number. Bytes are those of the
-            weights.
+            weights. `Budget` says more, such as the input size of a model that leaves it open.
         data: for criteria that look at activations: arrays, `(inputs, labels)`, a
             `tf.data.Dataset`, a `PyDataset` or any iterable of batches.
         include: layer names or regular expressions; only groups with such a layer are pruned.
@@ -76,7 +76,7 @@ def prune(
             f"Criterion {criterion!r} scores none of the layers {[group.name for group in groups]}."
         )
     if budget is not None:
-        wanted = Budget(budget).solve(model, graph, found, selection)
+        wanted = Budget.of(budget).solve(model, graph, found, selection)
     keep = selection.masks(found, wanted, graph.balances)
     small = channels.shrink(model, graph, keep)
     small.removed = Removed(tuple(removals(graph, keep)), untouched(graph, keep))
