@@ -14,19 +14,23 @@ import pytest
 PACKAGE = Path(__file__).parents[1] / "tfcompress"
 
 FLOORS = {
-    4: "__init__ cli",
+    4: "__init__ cli compat",
     3: "pruning callbacks distillation export",
     2: "analysis",
     1: "criteria channels selection schedules regularizers constraints layers ops blocks coding",
-    0: "_registry _arrays _calls _cloning _data _runtimes",  # and other modules that begin with _
+    # and other modules that begin with _
+    0: "_registry _arrays _calls _cloning _data _kernels _names _ranking _runtimes _settings",
 }
 FLOOR_OF = {part: floor for floor, parts in FLOORS.items() for part in parts.split()}
 
 # Imports along one floor. Nothing else crosses a floor sideways.
 SIDEWAYS = {
     ("layers", "ops"),
+    ("layers", "schedules"),
+    ("_names", "_registry"),
     ("_cloning", "_calls"),
     ("_cloning", "_arrays"),
+    ("_kernels", "_calls"),
     ("_runtimes", "_calls"),
     ("_runtimes", "_cloning"),
 }

@@ -10,12 +10,28 @@
 8
 """
 
-from tfcompress import analysis, callbacks, channels, criteria, export, pruning, selection
+from tfcompress import (
+    analysis,
+    callbacks,
+    channels,
+    constraints,
+    criteria,
+    export,
+    layers,
+    pruning,
+    regularizers,
+    schedules,
+    selection,
+)
 from tfcompress.channels import shrink, trace
+from tfcompress.layers import constrain, release, strip, wrap
 from tfcompress.pruning import (
+    attach,
+    compact,
     prune,
     prune_layerwise,
     reestimate_batch_norm,
+    remove_zeroed,
     replace_head,
     shrink_silenced,
     sparsity_for,
@@ -28,18 +44,29 @@ __all__ = [
     "Cutoff",
     "Selection",
     "analysis",
+    "attach",
     "callbacks",
     "channels",
+    "compact",
+    "constrain",
+    "constraints",
     "criteria",
     "export",
+    "layers",
     "prune",
     "prune_layerwise",
     "pruning",
     "reestimate_batch_norm",
+    "regularizers",
+    "release",
+    "remove_zeroed",
     "replace_head",
+    "schedules",
     "selection",
     "shrink",
     "shrink_silenced",
     "sparsity_for",
+    "strip",
     "trace",
+    "wrap",
 ]

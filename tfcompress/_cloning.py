@@ -21,6 +21,7 @@ from tfcompress._arrays import to_numpy
 Configure = Callable[[str], dict]
 Rearrange = Callable[[str, int, Any], Any]
 Take = Callable[[str, int, np.ndarray], np.ndarray]
+Convert = Callable[[str, Any, Callable[[Any], Any]], Any]
 
 
 def clone(model: keras.Model) -> keras.Model:
@@ -34,6 +35,7 @@ def copy(
     configure: Configure = lambda path: {},
     rearrange: Rearrange = lambda path, call, args: args,
     take: Take = lambda path, index, array: array,
+    convert: Convert = lambda path, operation, copied: copied(operation),
 ) -> keras.Model:
     """Builds the model again and carries over what it has learned.
 
@@ -43,13 +45,15 @@ def copy(
         rearrange: (path, call number, positional arguments) -> the arguments of the new call.
         take: (path, weight index, array) -> the array for the new weight. It is applied to the
             optimizer's slots of that weight, too.
+        convert: (path, operation, function that copies an operation) -> what is called in the
+            operation's place: its copy, or that in a wrapper, or the copy of what it wraps.
 
     Raises:
         ValueError: a layer cannot be copied, or a new weight does not fit.
     """
     paths = {id(operation): path for path, operation in _calls.walk(model)}
     with keras.saving.custom_object_scope(_custom_objects(model)):
-        builder = _Builder(paths, configure, rearrange)
+        builder = _Builder(paths, configure, rearrange, convert)
         new = builder.model(model)
         pairs = [(paths[key], old, made) for key, (old, made) in builder.copies.items()]
         _carry_trainable(pairs)
@@ -61,28 +65,36 @@ def copy(
 class _Builder:
     """Makes one new operation for each old one, and calls it as the old one was called."""
 
-    def __init__(self, paths: dict[int, str], configure: Configure, rearrange: Rearrange):
-        self.paths, self.configure, self.rearrange = paths, configure, rearrange
+    def __init__(self, paths: dict[int, str], configure: Configure, rearrange: Rearrange, convert: Convert):
+        self.paths, self.configure, self.rearrange, self.convert = paths, configure, rearrange, convert
         self.copies: dict[int, tuple[Any, Any]] = {}
+        self.stand_ins: dict[int, Any] = {}
 
     def model(self, model: keras.Model) -> keras.Model:
         recipe = _calls.read(model)
         inputs = {
-            ref: self.copied(recipe.operations[ref.operation]).output
+            ref: self.stand_in(recipe.operations[ref.operation]).output
             for ref in keras.tree.flatten(recipe.inputs)
         }
 
         def call(step: _calls.Call, args: Any, kwargs: dict) -> Any:
             args = self.rearrange(self.paths[id(step.operation)], step.index, args)
-            return self.copied(step.operation)(*args, **kwargs)
+            return self.stand_in(step.operation)(*args, **kwargs)
 
         values = recipe.values(list(inputs.values()), call)
         if isinstance(model, keras.Sequential):
-            layers = [self.copied(recipe.operations[ref.operation]) for ref in inputs]
-            return keras.Sequential(layers + [self.copied(layer) for layer in model.layers], name=model.name)
+            layers = [*(recipe.operations[ref.operation] for ref in inputs), *model.layers]
+            return keras.Sequential([self.stand_in(layer) for layer in layers], name=model.name)
         structures = (recipe.inputs, recipe.outputs)
         inputs, outputs = keras.tree.map_structure(values.get, structures)
         return keras.Model(inputs, outputs, name=model.name)
+
+    def stand_in(self, operation: Any) -> Any:
+        """What is called where the operation was called."""
+        if id(operation) not in self.stand_ins:
+            path = self.paths[id(operation)]
+            self.stand_ins[id(operation)] = self.convert(path, operation, self.copied)
+        return self.stand_ins[id(operation)]
 
     def copied(self, operation: Any) -> Any:
         if id(operation) not in self.copies:

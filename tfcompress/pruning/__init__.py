@@ -1,19 +1,25 @@
 """Verbs that take channels out of a model: a model in, a smaller model out."""
 
+from tfcompress.pruning.attach import attach
 from tfcompress.pruning.batch_norm import reestimate_batch_norm
 from tfcompress.pruning.budget import Budget, sparsity_for
+from tfcompress.pruning.compacted import compact
 from tfcompress.pruning.head import replace_head
 from tfcompress.pruning.layerwise import prune_layerwise
 from tfcompress.pruning.prune import prune
 from tfcompress.pruning.removed import Removed
 from tfcompress.pruning.silenced import shrink_silenced
+from tfcompress.pruning.zeroed import remove_zeroed
 
 __all__ = [
     "Budget",
     "Removed",
+    "attach",
+    "compact",
     "prune",
     "prune_layerwise",
     "reestimate_batch_norm",
+    "remove_zeroed",
     "replace_head",
     "shrink_silenced",
     "sparsity_for",

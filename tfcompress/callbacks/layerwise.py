@@ -1,14 +1,14 @@
-"""Callbacks that prune while `model.fit` trains."""
+"""Prune filters layer by layer while `model.fit` trains."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import keras
 import numpy as np
 
-from tfcompress import _cloning, channels
-from tfcompress._arrays import to_numpy
+from tfcompress import channels
 from tfcompress.analysis import grouping
+from tfcompress.callbacks.zeros import Zeros
 from tfcompress.selection import Selection, check_sparsity
 
 
@@ -83,7 +83,7 @@ class LayerwisePruning(keras.callbacks.Callback):
                 f"{len(self._steps)} groups, one every {self.every} epochs from epoch {self.start_epoch}, "
                 f"need {needed} epochs, fit() has {self.params['epochs']}. Train longer or include fewer."
             )
-        self._silence = _Silence(self.model)
+        self._zeros = Zeros(self.model)
 
     def on_epoch_begin(self, epoch: int, logs: Any = None) -> None:
         # What is silent is read off the weights, so that training resumed from a backup goes on alike.
@@ -91,70 +91,20 @@ class LayerwisePruning(keras.callbacks.Callback):
         keep = channels.silenced(self.model, self._graph)
         if rest == 0 and 0 <= number < len(self._steps):
             keep |= self._next(self._steps[number])
-        self._silence.set(channels.reading_masks(self.model, self._graph, keep))
+        self._zeros.set(channels.reading_masks(self.model, self._graph, keep))
 
     def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
-        self._silence.apply()
+        self._zeros.apply()
         keep = channels.silenced(self.model, self._graph)
         total = sum(group.size for group in self._graph.free)
         if logs is not None:
             logs["sparsity"] = sum(int((~mask).sum()) for mask in keep.values()) / total
 
     def on_train_end(self, logs: Any = None) -> None:
-        self._silence.apply()
-        self._silence.release()
+        self._zeros.apply()
+        self._zeros.release()
 
     def _next(self, names: Sequence[str]) -> Mapping[str, np.ndarray]:
         groups = [self._graph[name] for name in names]
         found = grouping.scores(self.model, groups, self.criterion, self.data, self.selection.pool)
         return self.selection.masks(found, self._sparsity, self._graph.balances)
-
-
-class _Mask(keras.constraints.Constraint):
-    """Multiplies by a mask after every update, behind the constraint that was there before."""
-
-    def __init__(self, mask: np.ndarray, before: Any):
-        self.mask, self.before = mask, before
-
-    def __call__(self, value: Any) -> Any:
-        value = value if self.before is None else self.before(value)
-        return value * keras.ops.cast(self.mask, value.dtype)
-
-
-class _Silence:
-    """Keeps weights, and the optimizer's slots of them, at zero where masks say so."""
-
-    def __init__(self, model: keras.Model):
-        self.model = model
-        self.masks: dict[int, tuple[keras.Variable, np.ndarray, Any]] = {}
-
-    def set(self, masks: Iterator[tuple[keras.Variable, np.ndarray]]) -> None:
-        """Takes on new masks. The training step is compiled anew if there are any changes."""
-        new = {id(weight): (weight, mask) for weight, mask in masks}
-        same = new.keys() == self.masks.keys() and all(
-            (self.masks[k][1] == m).all() for k, (_, m) in new.items()
-        )
-        if same:
-            return
-        for key, (weight, mask) in new.items():
-            before = self.masks[key][2] if key in self.masks else weight.constraint
-            self.masks[key] = (weight, mask, before)
-            weight.constraint = _Mask(mask, before)
-        self.apply()
-        self.model.make_train_function(force=True)
-
-    def apply(self) -> None:
-        """Zeroes now. The optimizer overwrites weights by their moving averages, so these too."""
-        for weight, mask, _ in self.masks.values():
-            weight.assign(to_numpy(weight) * mask)
-        slots = _cloning.slots(self.model.optimizer, self.model.trainable_variables)
-        for slot, weight in slots:
-            if id(weight) in self.masks and slot.shape == weight.shape:
-                slot.assign(to_numpy(slot) * self.masks[id(weight)][1])
-
-    def release(self) -> None:
-        for weight, _, before in self.masks.values():
-            weight.constraint = before
-        if self.masks:
-            self.model.make_train_function(force=True)
-        self.masks = {}

@@ -1,0 +1,40 @@
+"""Layers chosen by name.
+
+>>> chosen(["stem", "block1_conv", "block2_conv"], include=r"block\\d_.*", exclude="block2_conv")
+['block1_conv']
+"""
+
+import re
+from collections.abc import Iterable, Sequence
+
+from tfcompress._registry import near_miss
+
+Patterns = str | Sequence[str] | None
+
+
+def chosen(names: Iterable[str], include: Patterns = None, exclude: Patterns = None) -> list[str]:
+    """The names that `include` and `exclude` leave: names, or regular expressions for a whole name.
+
+    Raises:
+        ValueError: a pattern matches no name.
+    """
+    names = list(names)
+    include, exclude = listed(include), listed(exclude)
+    for pattern in [*include, *exclude]:
+        if not any(matches(name, pattern) for name in names):
+            raise ValueError(near_miss("layer or pattern", pattern, names))
+    return [
+        name
+        for name in names
+        if (not include or any(matches(name, pattern) for pattern in include))
+        and not any(matches(name, pattern) for pattern in exclude)
+    ]
+
+
+def matches(name: str, pattern: str) -> bool:
+    """Whether the pattern is the name, or a regular expression for all of it."""
+    return name == pattern or re.fullmatch(pattern, name) is not None
+
+
+def listed(patterns: Patterns) -> list[str]:
+    return [] if patterns is None else [patterns] if isinstance(patterns, str) else list(patterns)

@@ -1,0 +1,118 @@
+"""Update the masks of a model while `model.fit` trains it."""
+
+from typing import Any
+
+import keras
+
+from tfcompress._arrays import to_numpy
+from tfcompress.callbacks.training import planned_steps, steps_ahead, sync
+from tfcompress.layers import MaskedWeight, MaskRule, masked_weights
+from tfcompress.layers.constrained import hide, is_constrained
+
+
+class UpdateMasks(keras.callbacks.Callback):
+    """Updates masks as their rules say, and logs the sparsity they have.
+
+    For models from `wrap` and `constrain`, and models that hold `MaskedLayer`s of your own. Before
+    each step the rules are asked whether an update is due, by `optimizer.iterations`: a training that
+    was interrupted goes on where it was. With `steps_per_execution=k` masks change between executions
+    only: of the updates due within the next `k` steps the last is made before them.
+
+    After training the weights that masks hide are set to zero, unless their rule trains them, too
+    (`DynamicNetworkSurgery`), so that `model.get_weights()` is as sparse as the model.
+
+    Args:
+        per_layer: log the sparsity of each weight, too, as `"sparsity/<path of the weight>"`.
+
+    Raises:
+        ValueError: at the beginning of training: nothing in the model is masked, or a rule would never
+            update its masks in the steps planned.
+
+    Logs `"sparsity"` at the end of each epoch, the share of masked entries among all under a mask. It is in
+    `History`, and in TensorBoard if that callback comes after this one.
+
+    >>> import numpy as np
+    >>> from tfcompress.layers import MagnitudePruning, wrap
+    >>> x = keras.Input((8,))
+    >>> model = wrap(keras.Model(x, keras.layers.Dense(4)(x)), MagnitudePruning(0.75))
+    >>> model.compile("sgd", "mse")
+    >>> model.fit(np.ones((8, 8)), np.ones((8, 4)), verbose=0, callbacks=[UpdateMasks()]).history["sparsity"]
+    [0.75]
+    """
+
+    def __init__(self, *, per_layer: bool = False):
+        super().__init__()
+        self.per_layer = per_layer
+
+    def on_train_begin(self, logs: Any = None) -> None:
+        self._masked = masked_weights(self.model)
+        if not self._masked:
+            raise ValueError(
+                f"Nothing in '{self.model.name}' is masked, so there is nothing to update. Make the model "
+                "with tfcompress.wrap(model, rule), or call tfcompress.constrain(model, rule)."
+            )
+        self._rules = _by_rule(self._masked)
+        first = int(to_numpy(self.model.optimizer.iterations))
+        planned = planned_steps(self.params)
+        for rule, masked in self._rules.items():
+            _check_fires(rule, masked, first, planned)
+
+    def on_train_batch_begin(self, batch: int, logs: Any = None) -> None:
+        sync(self.model)
+        step = int(to_numpy(self.model.optimizer.iterations))
+        for rule, masked in self._rules.items():
+            due = _last_due(rule, step, step + steps_ahead(self.model))
+            if due is not None:
+                self._update(rule, masked, due)
+
+    def _update(self, rule: MaskRule, masked: list[MaskedWeight], step: int) -> None:
+        for weight, mask in zip(masked, rule.update(masked, step), strict=True):
+            weight.mask.assign(mask)
+        constrained = [weight for weight in masked if is_constrained(weight)]
+        for weight in constrained:
+            hide(weight)
+        if constrained and keras.backend.backend() != "tensorflow":
+            # Masks that no layer holds are constants in a training step compiled by JAX.
+            self.model.make_train_function(force=True)
+
+    def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
+        if logs is None:
+            return
+        hidden = {masked.path: int((~masked.kept).sum()) for masked in self._masked}
+        logs["sparsity"] = sum(hidden.values()) / sum(masked.size for masked in self._masked)
+        if self.per_layer:
+            logs |= {f"sparsity/{m.path}": hidden[m.path] / m.size for m in self._masked}
+
+    def on_train_end(self, logs: Any = None) -> None:
+        for masked in self._masked:
+            if masked.rule is None or not masked.rule.straight_through:
+                hide(masked)
+
+
+def _last_due(rule: MaskRule, start: int, stop: int) -> int | None:
+    """The last step in `[start, stop)` at which the rule updates masks."""
+    last, due = None, rule.next_update(start)
+    while due is not None and due < stop:
+        last, due = due, rule.next_update(due + 1)
+    return last
+
+
+def _by_rule(masked: list[MaskedWeight]) -> dict[MaskRule, list[MaskedWeight]]:
+    rules: dict[MaskRule, list[MaskedWeight]] = {}
+    for weight in masked:
+        if weight.rule is not None:
+            rules.setdefault(weight.rule, []).append(weight)
+    return rules
+
+
+def _check_fires(rule: MaskRule, masked: list[MaskedWeight], first: int, planned: int | None) -> None:
+    """Raises `ValueError` if masks that were never updated will not be, either."""
+    due = rule.next_update(first)
+    late = due is None or (planned is not None and due >= first + planned)
+    if late and all(weight.kept.all() for weight in masked):
+        when = "never again" if due is None else f"at step {due}"
+        plan = "" if planned is None else f" and fit() plans {planned}"
+        raise ValueError(
+            f"{rule} would update no mask: the training is at step {first}{plan}, the next update comes "
+            f"{when}. Let the schedule begin earlier, or train longer."
+        )

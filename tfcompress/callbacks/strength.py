@@ -1,0 +1,256 @@
+"""Find the strength of a group lasso that leads to a wanted sparsity."""
+
+import json
+import math
+import warnings
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import keras
+import numpy as np
+
+from tfcompress import regularizers
+from tfcompress._arrays import to_numpy
+from tfcompress._registry import near_miss
+from tfcompress.callbacks.training import sync
+from tfcompress.callbacks.zeros import Zeros
+
+
+class ReachSparsity(keras.callbacks.Callback):
+    """Adapts the strength of group lasso until a wanted share of the groups is zero.
+
+    Nobody can guess a strength: what it takes depends on the loss, the learning rate and the length of
+    the training. A sparsity is what one wants. Every so often the callback looks at the group that
+    has to go last, the one at the quantile of the wanted sparsity among all groups in order of
+
+        life_g = ||w_g|| / (share_g * scale_g),
+
+    where share_g is its kernel's strength as a multiple of the mean strength. Over the epochs left its
+    life must go down to 0, at a rate of `life / epochs left`; since the last look it went down at some
+    rate. All strengths are multiplied by
+
+        wanted rate / seen rate, at least 1 / `change`, at most `change`,
+
+    which is integral control of the logarithm of the strength. Watching the lives, not the share of
+    zeros, it sees long before the first group dies whether it is too fast, and overshoots at most by the
+    groups that die together between two looks.
+
+    Once the sparsity is reached, the strength is frozen. With `release` it becomes 0, the zero groups are
+    held at zero, and what is left of the `fit` is fine-tuning.
+
+    Use it with a model whose groups become exactly zero: `constraints.Proximal`, or `GroupLasso` with
+    `constraints.Threshold` (see there). At the end of an epoch `logs` get `"group_sparsity"`, the share of
+    groups that are zero, and `"strength"`, the mean of the strengths with which its last step was taken.
+
+    Args:
+        sparsity: the share of groups to be zero, in (0, 1), over all kernels that have a penalty.
+        epochs: by the end of how many epochs to be there, counted from the beginning of all training;
+            None for two thirds of those of `fit`, which leaves the rest to fine-tuning.
+        looks: how many times to look and adapt in these epochs, if there are as many steps; at least
+            once after each epoch. Where the length of the data is unknown, only then. Under JAX the training
+            step is compiled anew after each.
+        groups: which penalties to watch and to adapt, such as `"filters"`; None for all.
+        threshold: a group with no weight above this magnitude counts as zero.
+        change: the factor by which the strength changes at most after one look.
+        bounds: the mean strength stays between these.
+        release: what happens when the sparsity is reached; False leaves the strength as it is, and
+            more groups may go.
+        backup: path of a small JSON file. A strength is not among what `BackupAndRestore` saves: with
+            this file an interrupted training goes on with the strength that it had.
+
+    Raises:
+        ValueError: an argument is out of range; when training begins: no kernel has such a penalty,
+            or a strength is 0.
+
+    Warns at the end of training if the sparsity was not reached.
+
+    Departs from the paper, which gives strengths and no way to find them.
+
+    >>> from tfcompress.constraints import Proximal
+    >>> from tfcompress.regularizers import GroupLasso
+    >>> proximal = Proximal(GroupLasso("filters", 1e-3), step=0.1)
+    >>> layer = keras.layers.Dense(8, kernel_constraint=proximal)
+    >>> model = keras.Sequential([keras.Input((4,)), layer])
+    >>> model.compile(keras.optimizers.SGD(0.1), "mse")
+    >>> data = np.eye(4, dtype="float32"), np.zeros((4, 8))
+    >>> callback = ReachSparsity(0.5, epochs=20)
+    >>> history = model.fit(*data, epochs=30, callbacks=[callback], verbose=0).history
+    >>> history["group_sparsity"][0], history["group_sparsity"][-1] >= 0.5
+    (0.0, True)
+    """
+
+    def __init__(
+        self,
+        sparsity: float,
+        *,
+        epochs: int | None = None,
+        looks: int = 20,
+        groups: str | None = None,
+        threshold: float = 1e-4,
+        change: float = 2.0,
+        bounds: tuple[float, float] = (1e-8, 1e2),
+        release: bool = True,
+        backup: str | Path | None = None,
+    ):
+        super().__init__()
+        _check("sparsity", sparsity, "a number in (0, 1)", 0 < sparsity < 1)
+        _check("epochs", epochs, "None or at least 1", epochs is None or epochs >= 1)
+        _check("looks", looks, "at least 1", looks >= 1)
+        _check("threshold", threshold, "at least 0", threshold >= 0)
+        _check("change", change, "a factor above 1", change > 1)
+        _check("bounds", bounds, "two positive numbers in order", 0 < bounds[0] < bounds[1])
+        if groups not in (None, *regularizers.GROUPS):
+            raise ValueError(near_miss("groups", groups, regularizers.GROUPS))
+        self.sparsity, self.epochs, self.looks = sparsity, epochs, looks
+        self.groups, self.threshold = groups, threshold
+        self.change, self.bounds, self.release = change, bounds, release
+        self.backup = None if backup is None else Path(backup)
+        self._states: dict[int, _State] = {}  # by the optimizer's iterations
+
+    def on_train_begin(self, logs: Any = None) -> None:
+        self._found = [
+            (weight, lasso)
+            for weight in self.model.trainable_variables
+            for lasso in regularizers.lassos(weight.regularizer) + regularizers.lassos(weight.constraint)
+            if self.groups in (None, lasso.groups)
+        ]
+        strengths = np.array([lasso.strength for _, lasso in self._found])
+        if not self._found or not (strengths.all() or self._states):
+            problem = "a strength of 0, which no factor changes" if self._found else "none"
+            raise ValueError(
+                f"ReachSparsity adapts the strength of group lasso, and '{self.model.name}' has {problem}. "
+                "Give it one: tfcompress.attach(model, Proximal(GroupLasso('filters', 1e-3)))."
+            )
+        # How the strengths differ from kernel to kernel stays as it was.
+        self._shares = strengths / strengths.mean() if strengths.all() else np.ones(len(strengths))
+        self._state: _State | None = None
+        self._zeros = Zeros(self.model)
+
+    def on_epoch_begin(self, epoch: int, logs: Any = None) -> None:
+        self._epoch = epoch
+        if self._state is None:  # not before, so that BackupAndRestore has put the weights back
+            self._state = self._begun(epoch)
+            self._follow(self._state)
+
+    def on_train_batch_end(self, batch: int, logs: Any = None) -> None:
+        steps = self.params.get("steps")
+        if steps is not None and batch + 1 < steps:
+            self._look(self._epoch + (batch + 1) / steps)
+
+    def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
+        assert self._state is not None
+        strength = self._state.strength
+        self._look(epoch + 1)
+        self._zeros.apply()
+        self._states[int(to_numpy(self.model.optimizer.iterations))] = self._state
+        self._save()
+        if logs is not None:
+            logs["group_sparsity"], logs["strength"] = self._sparsity(), strength
+
+    def on_train_end(self, logs: Any = None) -> None:
+        self._zeros.apply()
+        self._zeros.release()
+        if self._state is not None and not self._state.reached:
+            warnings.warn(
+                f"ReachSparsity(sparsity={self.sparsity}) got to {self._sparsity():.3f} only. Train for more "
+                "epochs, begin with a larger strength, or let it change faster (looks=, change=).",
+                stacklevel=2,
+            )
+
+    # -------------------------------------------------------------- control
+
+    @property
+    def _planned(self) -> int:
+        return self.epochs or max(1, round(self.params["epochs"] * 2 / 3))
+
+    def _look(self, epochs: float) -> None:
+        """Adapts the strength, if it is time; `epochs` have been trained so far."""
+        assert self._state is not None
+        last = self._state
+        if not last.reached and epochs - last.epochs >= min(self._planned / self.looks, 1) - 1e-9:
+            sync(self.model)
+            self._state = self._next(last, epochs)
+            self._follow(self._state)
+
+    def _next(self, last: "_State", epochs: float) -> "_State":
+        life = self._life()
+        if self._sparsity() >= self.sparsity:
+            return _State(0.0 if self.release else last.strength, life, epochs, True)
+        wanted = life / max(self._planned - epochs, epochs - last.epochs)
+        seen = (last.life - life) / (epochs - last.epochs)
+        ratio = wanted / seen if seen > 0 else self.change
+        strength = last.strength * min(max(ratio, 1 / self.change), self.change)
+        return _State(min(max(strength, self.bounds[0]), self.bounds[1]), life, epochs, False)
+
+    def _follow(self, state: "_State") -> None:
+        """Gives the penalties the strengths of this state, and holds the zeros once it is reached."""
+        if state.reached and self.release:
+            self._zeros.set(self._masks())
+        wanted = [float(state.strength * share) for share in self._shares]
+        if wanted == [lasso.strength for _, lasso in self._found]:
+            return
+        for (_, lasso), strength in zip(self._found, wanted, strict=True):
+            lasso.strength = strength
+        if keras.backend.backend() != "tensorflow":  # where a compiled step holds the number, no variable
+            self.model.make_train_function(force=True)
+
+    def _masks(self) -> list[tuple[keras.Variable, np.ndarray]]:
+        masks: dict[int, tuple[keras.Variable, np.ndarray]] = {}
+        for weight, lasso in self._found:
+            _, other = masks.get(id(weight), (weight, np.ones(weight.shape, bool)))
+            masks[id(weight)] = weight, other & lasso.mask(weight, self.threshold)
+        return list(masks.values())
+
+    # -------------------------------------------------------------- measures
+
+    def _sparsity(self) -> float:
+        zeroed = [lasso.zeroed(weight, self.threshold) for weight, lasso in self._found]
+        return float(np.mean(np.concatenate(zeroed)))
+
+    def _life(self) -> float:
+        """The life of the group that has to go last."""
+        lives = [
+            np.where(lasso.zeroed(weight, self.threshold), 0, lasso.lives(weight, share))
+            for (weight, lasso), share in zip(self._found, self._shares, strict=True)
+        ]
+        every = np.sort(np.concatenate(lives))
+        return float(every[math.ceil(self.sparsity * len(every)) - 1])
+
+    # -------------------------------------------------------------- state
+
+    def _begun(self, epoch: int) -> "_State":
+        """The state that belongs to the weights: a fresh one, or that of an interrupted training."""
+        steps = int(to_numpy(self.model.optimizer.iterations))
+        if self.backup is not None and self.backup.exists():
+            saved = json.loads(self.backup.read_text(encoding="utf-8"))
+            self._states = {int(key): _State(**value) for key, value in saved.items()}
+        known = self._states.get(steps) if steps > 0 else None
+        if epoch > 0 and known is None:
+            warnings.warn(
+                f"Training goes on at epoch {epoch}, but what strength it had come to is not known; it goes "
+                "on with that of the model. Give ReachSparsity(backup=...) a file to keep it in.",
+                stacklevel=2,
+            )
+        strength = float(np.mean([lasso.strength for _, lasso in self._found]))
+        return known or _State(strength, self._life(), epoch, False)
+
+    def _save(self) -> None:
+        if self.backup is not None:
+            text = json.dumps({key: asdict(state) for key, state in self._states.items()})
+            self.backup.write_text(text, encoding="utf-8")
+
+
+@dataclass(frozen=True)
+class _State:
+    """The mean strength, the life and the epochs trained at the last look, and whether all is done."""
+
+    strength: float
+    life: float
+    epochs: float
+    reached: bool
+
+
+def _check(name: str, value: Any, expected: str, holds: bool) -> None:
+    if not holds:
+        raise ValueError(f"{name} must be {expected}, got {value!r}.")

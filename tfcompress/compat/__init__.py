@@ -1,0 +1,1 @@
+"""The interfaces of other tools, on Keras 3."""

@@ -1,0 +1,172 @@
+"""Magnitude pruning: the smallest weights are masked, more and more of them while training goes on."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import keras
+import numpy as np
+
+from tfcompress import schedules
+from tfcompress._kernels import Layout
+from tfcompress._ranking import largest
+from tfcompress.layers.rules import MaskedWeight, MaskRule
+
+SCOPES = ("layer", "global")
+POOLS: dict[str, Callable] = {"mean": np.mean, "max": np.max}
+
+
+@keras.saving.register_keras_serializable(package="tfcompress")
+@dataclass(frozen=True)
+class MagnitudePruning(MaskRule):
+    """Masks the weights of least magnitude.
+
+    At each update of the schedule the `round(sparsity * entries)` entries with the smallest `|w|` are
+    masked anew; of equal ones those of lower index stay. Masked entries get no gradient, but keep their
+    last value, with which they compete at the next update (Zhu & Gupta 2017, "To prune, or
+    not to prune", section 3). `callbacks.UpdateMasks` makes the updates.
+
+    Args:
+        sparsity: the share to mask: a number for all of the training, or a `schedules.Schedule`.
+            With `n_of_m` it only says when: the sparsity is `1 - n / m`.
+        scope: `"layer"`: each kernel gets that sparsity. `"global"`: one ranking over all kernels, so that
+            layers with larger weights lose less; no kernel keeps less than `floor`.
+        block: mask blocks of `(outputs, inputs)` entries of the kernel as a matrix, whose rows are
+            outputs and whose columns are taps and input channels, channels running fastest: `(16, 1)`,
+            `(1, 4)`. A block is ranked by its pooled magnitude.
+        pool: `"mean"` or `"max"`, of the magnitudes in a block.
+        n_of_m: `(n, m)`: of every `m` consecutive input channels of an output and tap, the `n` largest stay.
+        floor: the smallest share of a kernel's entries that a global ranking leaves.
+
+    Raises:
+        ValueError: a setting is out of range or they do not go together.
+
+    >>> MagnitudePruning(schedules.Polynomial(0.0, 0.9, end_step=1000)).next_update(0)
+    0
+    """
+
+    sparsity: Any = None
+    scope: str = "layer"
+    block: tuple[int, int] = (1, 1)
+    pool: str = "mean"
+    n_of_m: tuple[int, int] | None = None
+    floor: float = 0.01
+
+    def __post_init__(self) -> None:
+        _check_choice("scope", self.scope, SCOPES)
+        _check_choice("pool", self.pool, POOLS)
+        _check_pair("block", self.block)
+        if not 0 <= self.floor <= 1:
+            raise ValueError(f"floor must be a share in [0, 1], got {self.floor}.")
+        if self.n_of_m is not None:
+            self._check_n_of_m()
+        schedules.get(self._sparsity)
+
+    def _check_n_of_m(self) -> None:
+        _check_pair("n_of_m", self.n_of_m)
+        n, m = self.n_of_m  # type: ignore[misc]
+        if n > m:
+            raise ValueError(f"n_of_m=(n, m) keeps n of every m entries, and cannot keep {n} of {m}.")
+        if self.block != (1, 1) or self.scope != "layer":
+            raise ValueError(
+                "n_of_m fixes how many entries of each m stay: no block and no global scope with it."
+            )
+        given = self.schedule
+        if isinstance(given, schedules.Constant) and abs(given.sparsity - (1 - n / m)) > 1e-6:
+            raise ValueError(
+                f"With n_of_m={self.n_of_m} the sparsity is {1 - n / m:g}: leave it out, or give "
+                f"schedules.Constant({1 - n / m:g}, begin_step=...) to say when masks are updated; got "
+                f"{self.sparsity!r}."
+            )
+
+    @property
+    def _sparsity(self) -> Any:
+        if self.sparsity is None and self.n_of_m is not None:
+            return 1 - self.n_of_m[0] / self.n_of_m[1]
+        return self.sparsity
+
+    @property
+    def schedule(self) -> schedules.Schedule:
+        return schedules.get(self._sparsity)
+
+    def next_update(self, step: int) -> int | None:
+        return self.schedule.next_update(step)
+
+    def check(self, path: str, shape: tuple[int, ...], layout: Layout) -> None:
+        outputs, _, channels = layout.sizes(shape)
+        if outputs % self.block[0] or channels % self.block[1]:
+            raise ValueError(
+                f"Blocks of {self.block} (outputs, inputs) do not divide '{path}', which has {outputs} "
+                f"outputs and {channels} input channels. Leave the layer out with exclude=, or choose "
+                "another block."
+            )
+        if self.n_of_m is not None and channels % self.n_of_m[1]:
+            raise ValueError(
+                f"n_of_m={self.n_of_m} needs input channels in multiples of {self.n_of_m[1]}, '{path}' has "
+                f"{channels}. Leave the layer out with exclude=."
+            )
+
+    def update(self, masked: Sequence[MaskedWeight], step: int) -> list[np.ndarray]:
+        if self.n_of_m is not None:
+            return [self._n_of_m_mask(weight) for weight in masked]
+        scores = [self._scores(weight) for weight in masked]
+        counts = self._counts(scores, self.schedule(step))
+        kept = [largest(values, count) for values, count in zip(scores, counts, strict=True)]
+        return [self._spread(mask, weight) for mask, weight in zip(kept, masked, strict=True)]
+
+    def _counts(self, scores: list[np.ndarray], sparsity: float) -> list[int]:
+        """How many entries, or blocks, of each weight stay; at least one."""
+        if self.scope == "layer":
+            return [max(1, values.size - round(sparsity * values.size)) for values in scores]
+        entries = np.concatenate([values.ravel() for values in scores])
+        kept = largest(entries, entries.size - round(sparsity * entries.size))
+        starts = np.cumsum([0, *(values.size for values in scores)])
+        return [
+            max(1, round(self.floor * values.size), int(kept[start : start + values.size].sum()))
+            for values, start in zip(scores, starts, strict=False)
+        ]
+
+    def _scores(self, masked: MaskedWeight) -> np.ndarray:
+        """The magnitude of every entry, or `(block rows, block columns)` of every block."""
+        magnitudes = np.abs(masked.value)
+        if self.block == (1, 1):
+            return magnitudes
+        rows, columns = self.block
+        lowered = masked.layout.lower(magnitudes).reshape(-1, magnitudes.size // _outputs(masked))
+        tiles = lowered.reshape(lowered.shape[0] // rows, rows, lowered.shape[1] // columns, columns)
+        return POOLS[self.pool](tiles, axis=(1, 3))
+
+    def _spread(self, kept: np.ndarray, masked: MaskedWeight) -> np.ndarray:
+        """From a mask of blocks to one of entries."""
+        if self.block == (1, 1):
+            return kept
+        entries = np.repeat(np.repeat(kept, self.block[0], axis=0), self.block[1], axis=1)
+        return masked.layout.lift(entries, tuple(masked.weight.shape))
+
+    def _n_of_m_mask(self, masked: MaskedWeight) -> np.ndarray:
+        n, m = self.n_of_m  # type: ignore[misc]
+        lowered = masked.layout.lower(np.abs(masked.value))
+        pieces = lowered.reshape(-1, m)
+        order = np.argsort(-pieces, axis=1, kind="stable")[:, :n]  # m numbers a row: linear in the weights
+        mask = np.zeros(pieces.shape, bool)
+        np.put_along_axis(mask, order, True, axis=1)
+        return masked.layout.lift(mask.reshape(lowered.shape), tuple(masked.weight.shape))
+
+
+def _outputs(masked: MaskedWeight) -> int:
+    return masked.layout.sizes(tuple(masked.weight.shape))[0]
+
+
+def _check_choice(kind: str, value: Any, choices: Any) -> None:
+    if value not in choices:
+        raise ValueError(f"{kind} must be one of {list(choices)}, got {value!r}.")
+
+
+def _check_pair(kind: str, pair: Any) -> None:
+    whole = (
+        isinstance(pair, tuple)
+        and len(pair) == 2
+        and all(isinstance(size, int) and size > 0 for size in pair)
+    )
+    if not whole:
+        raise ValueError(f"{kind} is a pair of positive whole numbers, got {pair!r}.")

@@ -1,0 +1,192 @@
+"""A layer some of whose weights do not count.
+
+>>> import keras, numpy as np
+>>> layer = MaskedLayer(keras.layers.Dense(2, use_bias=False, kernel_initializer="ones"))
+>>> x = np.ones((1, 3), "float32")
+>>> _ = layer(x)
+>>> layer.masked[0].mask.assign([[True, False], [True, True], [True, True]]).shape
+TensorShape([3, 2])
+>>> keras.ops.convert_to_numpy(layer(x))
+array([[3., 2.]], dtype=float32)
+"""
+
+import functools
+from typing import Any
+
+import keras
+
+from tfcompress import _kernels, _settings
+from tfcompress._settings import revived
+from tfcompress.layers.rules import MaskedWeight, MaskRule, link
+
+
+@keras.saving.register_keras_serializable(package="tfcompress")
+class MaskedLayer(keras.layers.Wrapper):
+    """Calls a layer with its kernels multiplied by masks, `w * T`.
+
+    For any layer that has kernels, also several or those of layers within: Dense, convolutions of all kinds,
+    EinsumDense, Embedding, recurrent layers and their cells, MultiHeadAttention, Bidirectional,
+    TimeDistributed. The layer itself computes as ever, and keeps its own weights, which are what is trained;
+    masks are further weights, one byte per entry, saved and restored with the others.
+    Regularizers and constraints of the layer act on the weights, not on `w * T`.
+
+    Usually `tfcompress.wrap(model, rule)` makes the wrappers of a whole model, and
+    `tfcompress.strip(model)` takes them off again.
+
+    Args:
+        layer: a layer with kernels. What becomes of it: the wrapper alone may call it from now on.
+        rule: how masks come about, such as `MagnitudePruning(...)`; `callbacks.UpdateMasks` applies it.
+            None: masks stay as they are, all True unless you assign others.
+
+    Raises:
+        ValueError: `layer` is no layer, or one that is masked already; or when the layer is built: it has no
+            kernels, or the rule cannot mask them.
+    """
+
+    def __init__(self, layer: keras.layers.Layer, rule: MaskRule | None = None, **kwargs: Any):
+        check_layer(layer)
+        rule = revived(rule)
+        if rule is not None and not isinstance(rule, MaskRule):
+            raise ValueError(f"Expected a mask rule, such as MagnitudePruning(0.5), got {rule!r}.")
+        # Keras sorts out arguments by the signature of `call`, which here is that of the layer.
+        object.__setattr__(self, "call", functools.wraps(layer.call)(lambda *a, **k: self._call(*a, **k)))
+        super().__init__(layer, **{"name": layer.name, "dtype": layer.dtype_policy, **kwargs})
+        self.rule = rule
+        self.supports_masking = layer.supports_masking
+        self.masked: list[MaskedWeight] = []
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        if not self.layer.built:
+            self.layer(*_symbolic(args), **_symbolic(kwargs))
+        return super().__call__(*args, **kwargs)
+
+    def build(self, input_shape: Any = None) -> None:
+        pairs = _kernels.kernels(self.layer)
+        if not pairs:
+            raise ValueError(
+                f"'{self.layer.name}' ({type(self.layer).__name__}) has no kernel to mask. Leave it as it is."
+            )
+        for weight, layout in pairs:
+            if self.rule is not None:
+                self.rule.check(weight.path, tuple(weight.shape), layout)
+        self.masked = [self._mask(weight, layout) for weight, layout in pairs]
+        for masked in self.masked:
+            link(masked)
+        for name in ("quantize", "enable_lora"):
+            object.__setattr__(self.layer, name, functools.partial(_refuse, self.name, name))
+
+    def _mask(self, weight: keras.Variable, layout: _kernels.Layout) -> MaskedWeight:
+        mask = self.add_weight(
+            shape=weight.shape,
+            dtype="bool",
+            initializer="ones",
+            trainable=False,
+            name=f"{weight.name}_mask",
+        )
+        initial = {} if self.rule is None else self.rule.memory
+        memory = {
+            name: self.add_weight(
+                shape=(),
+                dtype="float32",
+                initializer=keras.initializers.Constant(value),
+                trainable=False,
+                autocast=False,
+                name=f"{weight.name}_{name}",
+            )
+            for name, value in initial.items()
+        }
+        return MaskedWeight(weight, mask, layout, self.rule, memory)
+
+    def _call(self, *args: Any, **kwargs: Any) -> Any:
+        """Calls the layer in a scope that has `w * T` in place of `w`, and carries out what it changes."""
+        state = {id(variable): (variable, variable.value) for variable in self.layer.variables}
+        state |= {id(masked.weight): (masked.weight, self._effective(masked)) for masked in self.masked}
+        with keras.StatelessScope(
+            list(state.values()), collect_losses=True, initialize_variables=False
+        ) as scope:
+            before = {key: scope.get_current_value(variable) for key, (variable, _) in state.items()}
+            outputs = self.layer(*args, **kwargs)
+        for key, (variable, _) in state.items():
+            value = scope.get_current_value(variable)
+            if value is not before[key]:
+                variable.assign(value)
+        for loss in scope.losses:
+            self.add_loss(loss)
+        return outputs
+
+    def _effective(self, masked: MaskedWeight) -> Any:
+        weight = masked.weight.value
+        counting = keras.ops.where(masked.mask, weight, keras.ops.zeros((), weight.dtype))
+        if masked.rule is None or not masked.rule.straight_through:
+            return counting
+        return weight + keras.ops.stop_gradient(counting - weight)
+
+    def compute_output_spec(self, *args: Any, **kwargs: Any) -> Any:
+        return self.layer.compute_output_spec(*args, **kwargs)
+
+    def compute_output_shape(self, *args: Any, **kwargs: Any) -> Any:
+        return self.layer.compute_output_shape(*args, **kwargs)
+
+    def compute_mask(self, *args: Any, **kwargs: Any) -> Any:
+        return self.layer.compute_mask(*args, **kwargs)
+
+    def quantize(self, *args: Any, **kwargs: Any) -> None:
+        _refuse(self.name, "quantize")
+
+    def get_config(self) -> dict[str, Any]:
+        return {**super().get_config(), "rule": _settings.serialised(self.rule)}
+
+    def get_build_config(self) -> dict[str, Any]:
+        return {"layer": self.layer.get_build_config()}
+
+    def build_from_config(self, config: dict[str, Any]) -> None:
+        if not self.layer.built and config.get("layer"):
+            self.layer.build_from_config(config["layer"])
+        if self.layer.built:
+            self.build()
+            self.built = True
+
+    def load_own_variables(self, store: Any) -> None:
+        expected = [tuple(variable.shape) for variable in self._own]
+        found = [tuple(store[str(index)].shape) for index in range(len(store.keys()))]
+        if found != expected:
+            raise ValueError(
+                f"What was saved for '{self.name}' has weights of shapes {found}, but its masks have "
+                f"{expected}: the file was saved from a model that is not wrapped, or wrapped in another "
+                "way. Load it into a model like the one it was saved from."
+            )
+        super().load_own_variables(store)
+
+    @property
+    def _own(self) -> list[keras.Variable]:
+        return [variable for masked in self.masked for variable in (masked.mask, *masked.memory.values())]
+
+
+def check_layer(layer: Any) -> None:
+    """Raises `ValueError` unless the layer can be wrapped."""
+    if not isinstance(layer, keras.layers.Layer):
+        raise ValueError(f"Expected a keras layer, got {layer!r}.")
+    if isinstance(layer, MaskedLayer):
+        raise ValueError(
+            f"'{layer.name}' is masked already. Set another rule on a model that strip() gave, or leave "
+            "the layer out with exclude=."
+        )
+
+
+def _symbolic(arguments: Any) -> Any:
+    """The arguments with symbols in place of tensors."""
+    return keras.tree.map_structure(
+        lambda leaf: (
+            keras.KerasTensor(leaf.shape, leaf.dtype)
+            if hasattr(leaf, "shape") and hasattr(leaf, "dtype")
+            else leaf
+        ),
+        arguments,
+    )
+
+
+def _refuse(layer: str, method: str, *args: Any, **kwargs: Any) -> None:
+    raise ValueError(
+        f"{method}() would replace the kernel of '{layer}', which is masked. Make the masks final with "
+        f"tfcompress.strip(model) first, then call {method}()."
+    )

@@ -1,0 +1,137 @@
+"""Masks for a whole model: put on, and taken off again."""
+
+from collections.abc import Callable, Iterator
+
+import keras
+import numpy as np
+
+from tfcompress import _calls, _cloning, _kernels
+from tfcompress._arrays import to_numpy
+from tfcompress._names import Patterns, chosen
+from tfcompress.layers.masked import MaskedLayer
+from tfcompress.layers.rules import MaskRule
+
+Wrap = Callable[[keras.layers.Layer], keras.layers.Layer]
+
+
+def wrap(
+    model: keras.Model,
+    wrapper: MaskRule | Wrap,
+    *,
+    include: Patterns = None,
+    exclude: Patterns = None,
+) -> keras.Model:
+    """Returns a copy of a model in which layers with kernels are masked.
+
+    Train it with `callbacks.UpdateMasks()`; then `strip` gives a stock Keras model with the masks folded in.
+    The copy has the same layer names, weights, compile and optimizer state. Inside nested models layers
+    are wrapped one by one, a layer in a Keras wrapper (TimeDistributed, Bidirectional) together with that.
+    To give layers different rules, wrap several times.
+
+    Args:
+        model: a built functional or Sequential model. It is not changed.
+        wrapper: a rule such as `MagnitudePruning(0.8)`; or a function from a layer to the layer that
+            replaces it, such as `lambda layer: MaskedLayer(layer)`.
+        include: layer paths or regular expressions; only these layers are wrapped. Without it: all that have
+            kernels and are not masked yet.
+        exclude: likewise, these are not.
+
+    Returns:
+        The model; its attribute `left_alone` says of each other layer why it is not masked.
+
+    Raises:
+        ValueError: the model is subclassed (see `constrain`) or not built, a pattern matches no layer, a
+            layer named by `include` has no kernel or is masked already, or the rule does not fit a layer.
+
+    >>> x = keras.Input((8,))
+    >>> model = keras.Model(x, keras.layers.Dense(4, name="head")(x))
+    >>> from tfcompress.layers import MagnitudePruning
+    >>> type(wrap(model, MagnitudePruning(0.5)).get_layer("head")).__name__
+    'MaskedLayer'
+    """
+    if not isinstance(wrapper, MaskRule) and (isinstance(wrapper, type) or not callable(wrapper)):
+        raise ValueError(
+            "Expected a rule such as MagnitudePruning(0.5), or a function from layer to layer, got "
+            f"{wrapper!r}."
+        )
+    _calls.check_functional(model)
+    layers = dict(_outermost(model))
+    reasons = {path: reason for path, layer in layers.items() if (reason := _why_not(layer))}
+    paths = chosen(layers, include, exclude)
+    asked = [path for path in paths if path in reasons and include is not None]
+    if asked:
+        raise ValueError(f"Layer '{asked[0]}' cannot be masked: {reasons[asked[0]]}.")
+    paths = [path for path in paths if path not in reasons]
+    if not paths:
+        raise ValueError(f"No layer of '{model.name}' is left to mask: {reasons or 'all are excluded'}.")
+    if isinstance(wrapper, MaskRule):
+        _check_rule(wrapper, {path: layers[path] for path in paths})
+    make = (lambda layer: MaskedLayer(layer, wrapper)) if isinstance(wrapper, MaskRule) else wrapper
+    wrapped = _cloning.copy(
+        model,
+        convert=lambda path, operation, copied: (
+            make(copied(operation)) if path in paths else copied(operation)
+        ),
+    )
+    not_chosen = {path: "not chosen" for path in layers if path not in paths}
+    wrapped.left_alone = {**not_chosen, **reasons}
+    return wrapped
+
+
+def strip(model: keras.Model) -> keras.Model:
+    """Returns a copy of a model without its masks: what they hide is zero, and outputs are equal.
+
+    The copy consists of the layers that were wrapped, under their names, and loads without tfcompress.
+
+    Args:
+        model: a built functional or Sequential model. It is not changed.
+
+    Raises:
+        ValueError: the model is subclassed or not built, or nothing in it is masked.
+    """
+    _calls.check_functional(model)
+    wrappers = {path: op for path, op in _calls.walk(model) if isinstance(op, MaskedLayer)}
+    if not wrappers:
+        raise ValueError(f"'{model.name}' has no masked layers, so there is nothing to strip.")
+    masks = dict(_masks(model))
+
+    def take(path: str, index: int, array: np.ndarray) -> np.ndarray:
+        return np.where(masks[path, index], array, 0) if (path, index) in masks else array
+
+    return _cloning.copy(
+        model,
+        convert=lambda path, operation, copied: copied(operation.layer if path in wrappers else operation),
+        take=take,
+    )
+
+
+def _outermost(model: keras.Model) -> Iterator[tuple[str, keras.layers.Layer]]:
+    """Every layer that is in no wrapper."""
+    inside: set[int] = set()
+    for path, operation in _calls.walk(model):
+        inner = _calls.wrapped_layers(operation)
+        inside.update(map(id, inner))
+        if id(operation) in inside:
+            inside.update(map(id, inner))
+        elif isinstance(operation, keras.layers.Layer) and not _calls.is_functional(operation):
+            yield path, operation
+
+
+def _why_not(layer: keras.layers.Layer) -> str:
+    if isinstance(layer, MaskedLayer):
+        return "masked already"
+    return "" if _kernels.kernels(layer) else f"{type(layer).__name__} has no kernel"
+
+
+def _check_rule(rule: MaskRule, layers: dict[str, keras.layers.Layer]) -> None:
+    for path, layer in layers.items():
+        for weight, layout in _kernels.kernels(layer):
+            rule.check(path, tuple(weight.shape), layout)
+
+
+def _masks(model: keras.Model) -> Iterator[tuple[tuple[str, int], np.ndarray]]:
+    """(path, index in `layer.weights`) of every masked weight -> its mask."""
+    for path, index, weight in _calls.weights(model):
+        masked = getattr(weight, "masked", None)
+        if masked is not None:
+            yield (path, index), to_numpy(masked.mask)
