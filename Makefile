@@ -11,7 +11,7 @@ VENV ?= .venv
 BIN = $(VENV)/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help quickstart test test-jax lint doctest bench clean
+.PHONY: help quickstart test test-jax test-tfmot lint doctest bench clean
 
 help: ## this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -28,6 +28,9 @@ test-jax: $(VENV)-jax/.installed ## run what needs no TensorFlow under JAX, in a
 	  tests/channels tests/criteria tests/pruning tests/test_selection.py \
 	  --ignore=tests/channels/test_applications.py
 
+test-tfmot: $(VENV)-tfmot/.installed ## compare compat.tfmot with the real tfmot, in an environment of its own
+	$(VENV)-tfmot/bin/python -m pytest -n $(WORKERS) --dist loadfile tests/compat
+
 lint: $(VENV)/.installed-dev ## check style (ruff) and types (mypy)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
@@ -41,7 +44,7 @@ bench: $(VENV)/.installed-dev ## run the benchmarks; results go to tests/benchma
 	for script in tests/benchmarks/bench_*.py; do $(BIN)/python $$script || exit 1; done
 
 clean: ## delete the environment and all that tools left behind
-	rm -rf $(VENV) $(VENV)-jax .build dist .hypothesis .mypy_cache .pytest_cache .ruff_cache *.egg-info
+	rm -rf $(VENV) $(VENV)-jax $(VENV)-tfmot .build dist .hypothesis .mypy_cache .pytest_cache .ruff_cache *.egg-info
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 $(BIN)/python:
@@ -60,4 +63,9 @@ $(VENV)/.installed-dev: pyproject.toml setup.py | $(BIN)/python
 $(VENV)-jax/.installed: pyproject.toml setup.py
 	$(PYTHON) -m venv $(VENV)-jax
 	$(VENV)-jax/bin/python -m pip install --quiet --editable '.[jax,test]'
+	@touch $@
+
+$(VENV)-tfmot/.installed: pyproject.toml setup.py
+	$(PYTHON) -m venv $(VENV)-tfmot
+	$(VENV)-tfmot/bin/python -m pip install --quiet --editable '.[tfmot,test]'
 	@touch $@

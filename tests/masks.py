@@ -1,23 +1,61 @@
 """What tests of masks share: small models, random masks, and the weights that count worked out by hand."""
 
+import os
+import pathlib
+import subprocess
+import sys
+
 import keras
 import numpy as np
 from keras import layers
 
 from tfcompress.layers import masked_weights
 
+LOSS = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
 
-def network(optimizer=None, *, head_dtype=None, **compile_options) -> keras.Model:
+
+def parts(head_dtype=None, dropout: float = 0.1) -> list[keras.Layer]:
     """Two convolutions, a normalization, dropout and a classifier of three classes."""
     keras.utils.set_random_seed(3)
+    return [
+        layers.Conv2D(8, 3, use_bias=False, name="first"),
+        layers.BatchNormalization(momentum=0.8, name="norm"),
+        layers.ReLU(name="relu"),
+        layers.Conv2D(8, 3, activation="relu", kernel_regularizer="l2", name="second"),
+        layers.Flatten(name="flatten"),
+        layers.Dropout(dropout, name="dropout"),
+        layers.Dense(3, dtype=head_dtype, name="head"),
+    ]
+
+
+def network(optimizer=None, *, head_dtype=None, dropout=0.1, **compile_options) -> keras.Model:
+    """The parts in a functional model."""
     x = i = keras.Input((8, 8, 2))
-    x = layers.Conv2D(8, 3, use_bias=False, name="first")(x)
-    x = layers.ReLU(name="relu")(layers.BatchNormalization(momentum=0.8, name="norm")(x))
-    x = layers.Conv2D(8, 3, activation="relu", kernel_regularizer="l2", name="second")(x)
-    x = layers.Dropout(0.1, name="dropout")(layers.Flatten(name="flatten")(x))
-    model = keras.Model(i, layers.Dense(3, dtype=head_dtype, name="head")(x))
-    loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
-    model.compile(optimizer or keras.optimizers.SGD(0.05, momentum=0.9), loss, **compile_options)
+    for layer in parts(head_dtype, dropout):
+        x = layer(x)
+    model = keras.Model(i, x)
+    model.compile(optimizer or keras.optimizers.SGD(0.05, momentum=0.9), LOSS, **compile_options)
+    return model
+
+
+class Subclassed(keras.Model):
+    """The parts in a model that is Python code."""
+
+    def __init__(self, head_dtype=None, dropout=0.1):
+        super().__init__()
+        self.parts = parts(head_dtype, dropout)
+
+    def call(self, x, training=False):  # Keras hands `training` on to the parts
+        for layer in self.parts:
+            x = layer(x)
+        return x
+
+
+def subclassed(optimizer=None, *, head_dtype=None, dropout=0.1, **compile_options) -> Subclassed:
+    """The same weights as those of `network`."""
+    model = Subclassed(head_dtype, dropout)
+    model(np.zeros((1, 8, 8, 2), "float32"))
+    model.compile(optimizer or keras.optimizers.SGD(0.05, momentum=0.9), LOSS, **compile_options)
     return model
 
 
@@ -61,6 +99,21 @@ def counting(model) -> list[np.ndarray]:
     """The trained weights of a model, `w * T` in place of `w`."""
     masks = {id(masked.weight): masked.kept for masked in masked_weights(model)}
     return [array(weight) * masks.get(id(weight), 1) for weight in model.trainable_variables]
+
+
+def weights_of(model, name: str) -> np.ndarray:
+    """The kernel of that layer of a model of the parts, wrapped or not."""
+    return next(array(weight) for weight in model.weights if weight.path.endswith(f"{name}/kernel"))
+
+
+def run_python(program: str, folder) -> str:
+    """Runs a program in a process of its own that can import what tests import; returns what it printed."""
+    environment = os.environ | {"PYTHONPATH": str(pathlib.Path(__file__).parent)}
+    done = subprocess.run(
+        [sys.executable, "-c", program], cwd=folder, env=environment, capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stdout
 
 
 class StopAfter(keras.callbacks.Callback):

@@ -70,6 +70,24 @@ def bidirectional():
 
 
 @model
+def bidirectional_with_states():
+    i = Input((7, 3))
+    sequence, *states = layers.Bidirectional(layers.LSTM(6, return_sequences=True, return_state=True))(i)
+    x = layers.Bidirectional(layers.LSTM(6))(sequence, initial_state=states)
+    return Model(i, layers.Dense(2)(x))
+
+
+@model
+def masked_words():
+    i = Input((7,), dtype="int32")
+    x = layers.Embedding(5, 8, mask_zero=True)(i)
+    x = layers.Bidirectional(layers.LSTM(6, return_sequences=True))(x)
+    x = layers.Add()([x, layers.MultiHeadAttention(2, 3)(x, x)])
+    x = layers.TimeDistributed(layers.Dense(6))(layers.Concatenate()([x, layers.Dropout(0.1)(x)]))
+    return Model(i, layers.Dense(2)(layers.GRU(5)(x)))
+
+
+@model
 def conv3d():
     i = Input((6, 6, 6, 2))
     x = layers.Conv3D(8, 3, activation="relu")(i)
@@ -383,6 +401,24 @@ def embedding_and_attention():
 
 
 @model
+def attention_over_maps():
+    i = Input((4, 5, 4))
+    x = layers.Dense(8)(i)
+    y = layers.MultiHeadAttention(4, 2, attention_axes=(1, 2), use_bias=False)(x, x)
+    return Model(i, layers.Dense(2)(layers.MultiHeadAttention(4, 2, attention_axes=(2,))(y, x)))
+
+
+@model
+def attention_scores():
+    i = Input((5, 4))
+    x = layers.Dense(8)(i)
+    attention = layers.MultiHeadAttention(4, 2, output_shape=6, use_gate=True)
+    y, scores = attention(x, x, return_attention_scores=True)
+    scores = layers.Dense(3)(layers.Permute((2, 3, 1))(scores))
+    return Model(i, [layers.Dense(2)(y), scores])
+
+
+@model
 def channels_first():
     i = Input((3, 12, 12))
     kwargs = {"data_format": "channels_first"}
@@ -426,3 +462,20 @@ def open_sizes():
     x = layers.Concatenate()([x, layers.Conv2D(4, 1)(x)])
     x = layers.Reshape((-1, 10))(x)
     return Model(i, layers.Dense(2)(layers.GlobalAveragePooling1D()(x)))
+
+
+@model
+def tokens_of_open_sizes():
+    i = Input((None, None, 3))
+    x = layers.Reshape((-1, 8))(layers.Conv2D(8, 3)(i))
+    x = layers.Add()([x, layers.Dense(8)(x)])
+    x = layers.Add()([x, layers.MultiHeadAttention(4, 2)(x, x)])
+    return Model(i, layers.Dense(2)(layers.GlobalAveragePooling1D()(x)))
+
+
+@model
+def activations_that_are_layers():
+    x = i = _image()
+    x = layers.Conv2D(6, 3, activation=layers.LeakyReLU())(x)
+    x = layers.DepthwiseConv2D(3, activation=layers.ELU())(x)
+    return Model(i, _classify(layers.Activation(layers.ReLU(max_value=6))(x)))

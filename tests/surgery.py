@@ -4,6 +4,7 @@ import keras
 import numpy as np
 
 from tfcompress import channels, selection
+from tfcompress.channels.graph import weight_shapes
 
 
 def randomize(model: keras.Model, seed: int = 0) -> keras.Model:
@@ -22,6 +23,14 @@ def random_masks(graph: channels.ChannelGraph, seed: int = 0, sparsity: float = 
     rng = np.random.default_rng(seed)
     scores = {group.name: rng.random(group.size) for group in graph.free}
     return selection.Selection(round_to=1).masks(scores, sparsity, graph.balances)
+
+
+def uneven_masks(graph: channels.ChannelGraph, seed: int = 0) -> dict[str, np.ndarray]:
+    """Some groups whole, and a random 20 to 80 % of each of the others."""
+    rng = np.random.default_rng(seed)
+    scores = {group.name: rng.random(group.size) for group in graph.free}
+    shares = {name: float(rng.choice([0, 0, 0.2, 0.4, 0.6, 0.8])) for name in scores}
+    return selection.Selection(round_to=1).masks(scores, shares, graph.balances)
 
 
 def inputs_for(model: keras.Model, batch: int = 2, seed: int = 0) -> list[np.ndarray]:
@@ -53,18 +62,21 @@ def relative_error(expected: list[np.ndarray], got: list[np.ndarray]) -> float:
 def check_exact(
     model: keras.Model, *, tolerance: float = 1e-5, seed: int = 0, approximate: bool = False
 ) -> keras.Model:
-    """Prunes half of everything, compares with the silenced model, and returns the smaller one."""
+    """Prunes half of everything, and unevenly, and compares with the silenced model; returns the half."""
     randomize(model, seed)
-    before = [weight.numpy() for weight in model.weights]
+    before = [variable.numpy() for variable in model.variables]
     graph = channels.trace(model, approximate=approximate)
-    keep = random_masks(graph, seed)
-    small = channels.shrink(model, graph, keep)
-    assert all((w.numpy() == b).all() for w, b in zip(model.weights, before, strict=True)), (
-        "the input changed"
-    )
+    masks = [random_masks(graph, seed), uneven_masks(graph, seed)]
+    smaller = [channels.shrink(model, graph, keep) for keep in masks]
+    same = [(v.numpy() == b).all() for v, b in zip(model.variables, before, strict=True)]
+    assert all(same), "the input changed"
     inputs = inputs_for(model)
-    channels.silence(model, graph, keep)
-    expected = outputs_of(model, inputs)
-    assert all(np.isfinite(y).all() and y.std() > 0 for y in expected), "the comparison would be blind"
-    assert relative_error(expected, outputs_of(small, inputs)) <= tolerance
-    return small
+    for keep, small in zip(masks, smaller, strict=True):
+        assert graph.shapes_after(keep) == weight_shapes(small)
+        channels.silence(model, graph, keep)
+        expected = outputs_of(model, inputs)
+        assert all(np.isfinite(y).all() and y.std() > 0 for y in expected), "the comparison would be blind"
+        assert relative_error(expected, outputs_of(small, inputs)) <= tolerance
+        for variable, value in zip(model.variables, before, strict=True):
+            variable.assign(value)
+    return smaller[0]

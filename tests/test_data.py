@@ -62,3 +62,36 @@ def test_inputs_alone_have_no_labels(data):
 def test_data_that_is_none_is_refused(data, message):
     with pytest.raises(ValueError, match=message):
         list(_data.batches(data))
+
+
+def model_with(*names: str, as_dict: bool = False) -> keras.Model:
+    inputs = {name: keras.Input((2,), name=name) for name in names}
+    total = keras.layers.Concatenate()(list(inputs.values()))
+    return keras.Model(inputs if as_dict else list(inputs.values()), keras.layers.Dense(1)(total))
+
+
+@pytest.mark.parametrize("as_dict", [False, True])
+def test_dict_is_put_in_the_order_of_the_models_inputs(as_dict):
+    model = model_with("z", "a", as_dict=as_dict)
+    ((inputs, _),) = _data.batches_for(model, {"a": X, "z": 2 * X})
+    expected = {"a": X, "z": 2 * X}
+    assert [tensor.name for tensor in model.inputs] == (["a", "z"] if as_dict else ["z", "a"])
+    for tensor, array in zip(model.inputs, inputs, strict=True):
+        assert (array == expected[tensor.name]).all()
+
+
+def test_dict_of_other_names_is_refused():
+    with pytest.raises(ValueError, match=r"named \['z', 'a'\], the data has \['b', 'z'\]"):
+        list(_data.batches_for(model_with("z", "a"), {"b": X, "z": X}))
+
+
+def test_list_of_another_number_of_arrays_is_one_of_batches():
+    found = [len(x) for x, _ in _data.batches([X[:3], X[3:]], inputs=1)]
+    assert found == [3, 4]
+    assert [len(x) for x, _ in _data.batches([X, X], inputs=2)] == [2]
+
+
+def test_only_what_is_read_once_is_made_a_list():
+    assert _data.repeatable(X) is X
+    held = _data.repeatable(iter([X[:4], X[4:]]))
+    assert [len(list(_data.batches(held, inputs=1))) for _ in range(2)] == [2, 2]

@@ -69,6 +69,24 @@ def test_global_ranking_does_not_depend_on_the_scale_of_a_groups_scores():
     assert all((first[name] == second[name]).all() for name in scores)
 
 
+@pytest.mark.parametrize("scope", ["group", "global"])
+@pytest.mark.parametrize("sparsity", [0.9, {"g": 0.9}, lambda scores: scores > 8.5])
+def test_floor_holds_whatever_is_asked_for(scope, sparsity):
+    mask = Selection(scope=scope, round_to=1, floor=0.5).masks({"g": np.arange(10.0)}, sparsity)["g"]
+    assert mask.nonzero()[0].tolist() == [5, 6, 7, 8, 9]
+
+
+def test_rounding_does_not_fall_below_the_floor():
+    assert int(Selection(floor=0.3).masks(draw([64]), 0.9)["group0"].sum()) == 24  # 19.2 would round to 16
+
+
+def test_balance_does_not_push_a_group_below_the_floor():
+    blocks = Balance(({"a": np.ones(8, int)}, {"b": np.ones(8, int)}), (0, 0))
+    scores = {"a": np.arange(8.0), "b": np.arange(8.0)}
+    masks = Selection(round_to=1, floor=0.5).masks(scores, {"a": 0.1, "b": 0.9}, [blocks])
+    assert [int(mask.sum()) for mask in masks.values()] == [4, 4]
+
+
 def test_of_equal_scores_the_lower_index_stays():
     assert Selection(round_to=1).masks({"g": np.ones(4)}, 0.5)["g"].tolist() == [True, True, False, False]
 
@@ -125,13 +143,42 @@ def test_mask_too_small_for_a_balance_grows_by_as_little_as_it_takes():
     assert mask.nonzero()[0].tolist() == [3, 7, 11]
 
 
-@pytest.mark.parametrize("sparsity", [-0.1, 1.0, 2, float("nan"), "half", {"conv": 1.5}, None])
+@pytest.mark.parametrize("sparsity", [-0.1, 1.0, 2, float("nan"), "half", {"conv": 1.5}, None, Cutoff])
 def test_sparsity_outside_zero_to_one_is_refused(sparsity):
     with pytest.raises(ValueError, match=r"number in \[0, 1\)"):
         check_sparsity(sparsity)
 
 
-@pytest.mark.parametrize("settings", [{"scope": "all"}, {"pool": "median"}, {"round_to": 0}, {"floor": 1.5}])
+def test_sparsity_that_names_nothing_is_refused():
+    with pytest.raises(ValueError, match="empty dict"):
+        check_sparsity({})
+
+
+@pytest.mark.parametrize("sparsity", [{"conv": 0.5}, Cutoff()])
+def test_ranking_over_all_groups_takes_no_sparsity_per_group(sparsity):
+    with pytest.raises(ValueError, match="ranks all groups together by one number"):
+        check_sparsity(sparsity, "global")
+
+
+@pytest.mark.parametrize("sparsity", [lambda s: 3, lambda s: s, lambda s: s[1:] > 0])
+def test_function_that_gives_no_mask_is_refused(sparsity):
+    with pytest.raises(ValueError, match="gives a bool array of the shape of the scores"):
+        Selection().masks({"g": np.arange(4.0)}, sparsity)
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"scope": "all"},
+        {"pool": "median"},
+        {"pool": ["mean"]},
+        {"round_to": 0},
+        {"round_to": "8"},
+        {"round_to": float("inf")},
+        {"floor": 1.5},
+        {"floor": "half"},
+    ],
+)
 def test_wrong_settings_are_refused(settings):
     with pytest.raises(ValueError, match=next(iter(settings))):
         Selection(**settings)

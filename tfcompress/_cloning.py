@@ -10,7 +10,7 @@ True
 import functools
 import warnings
 from collections.abc import Callable, Iterator
-from typing import Any
+from typing import Any, NamedTuple
 
 import keras
 import numpy as np
@@ -39,6 +39,10 @@ def copy(
 ) -> keras.Model:
     """Builds the model again and carries over what it has learned.
 
+    The copy has the weights, the trainable flags of layers and of single variables, the regularizers and
+    constraints that were set on variables, the compile state and the optimizer's state. Initializers that
+    hold arrays become zeros, since an array fits one shape only.
+
     Args:
         model: a functional or built Sequential model; it is not changed.
         configure: layer path -> entries that replace those of the layer's config.
@@ -49,16 +53,22 @@ def copy(
             operation's place: its copy, or that in a wrapper, or the copy of what it wraps.
 
     Raises:
-        ValueError: a layer cannot be copied, or a new weight does not fit.
+        ValueError: the model is subclassed or not built, a layer cannot be copied, or a new weight does
+            not fit.
     """
+    _calls.check_functional(model)
     paths = {id(operation): path for path, operation in _calls.walk(model)}
     with keras.saving.custom_object_scope(_custom_objects(model)):
         builder = _Builder(paths, configure, rearrange, convert)
         new = builder.model(model)
         pairs = [(paths[key], old, made) for key, (old, made) in builder.copies.items()]
-        _carry_trainable(pairs)
-        _carry_weights(pairs, take)
-        _carry_training(model, new, _slices(pairs, take))
+        _carry_trainable([("", model, new), *pairs])
+        partners = list(_partners(pairs, take))
+        for partner in partners:
+            partner.new.assign(partner.fit(to_numpy(partner.old)))
+            partner.new.trainable = partner.old.trainable
+            _carry_rules(partner, configure)
+        carry_training(model, new, partners)
     return new
 
 
@@ -104,7 +114,7 @@ class _Builder:
 
     def operation(self, operation: Any) -> Any:
         config = _calls.config_of(operation)
-        config = {key: _live(operation, key, value) for key, value in config.items()}
+        config = {key: _live(operation, key, value) for key, value in _without_arrays(config).items()}
         config |= self.configure(self.paths[id(operation)])
         if inner := _calls.wrapped_layers(operation):
             return self.wrapper(operation, inner, config)
@@ -128,23 +138,54 @@ def _live(operation: Any, key: str, value: Any) -> Any:
     return live if nameless or (isinstance(operation, keras.layers.Lambda) and key == "function") else value
 
 
+def _without_arrays(config: dict) -> dict:
+    """A config without initial values that fit one shape only: the copy may have another, and gets values."""
+    arrays = [key for key, value in config.items() if key.endswith("initializer") and _holds_array(value)]
+    return config | dict.fromkeys(arrays, "zeros")
+
+
+def _holds_array(initializer: Any) -> bool:
+    settings = initializer.get("config") if isinstance(initializer, dict) else None
+    return isinstance(settings, dict) and any(isinstance(v, (dict, list, tuple)) for v in settings.values())
+
+
 def _carry_trainable(pairs: list) -> None:
     for _, old, new in sorted(pairs, key=lambda pair: pair[0].count("/")):
         if isinstance(old, keras.layers.Layer) and new.trainable != old.trainable:
             new.trainable = old.trainable
 
 
-def _layers(pairs: list) -> Iterator[tuple[str, keras.layers.Layer, keras.layers.Layer]]:
-    return ((path, old, new) for path, old, new in pairs if isinstance(old, keras.layers.Layer))
+class Partner(NamedTuple):
+    """A variable of a model and its counterpart in the copy.
+
+    `fit` makes of an array that is shaped like the one an array that is shaped like the other.
+    """
+
+    path: str
+    old: keras.Variable
+    new: keras.Variable
+    fit: Callable[[np.ndarray], np.ndarray] = np.asarray
 
 
-def _carry_weights(pairs: list, take: Take) -> None:
-    for path, old, new in _layers(pairs):
+def equal_weights(model: keras.Model, new: keras.Model) -> list[Partner]:
+    """The weights that two models have at the same path, under the same number, in the same shape."""
+    held = {(path, index): weight for path, index, weight in _calls.weights(model)}
+    return [
+        Partner(path, held[path, index], weight)
+        for path, index, weight in _calls.weights(new)
+        if (path, index) in held and held[path, index].shape == weight.shape
+    ]
+
+
+def _partners(pairs: list, take: Take) -> Iterator[Partner]:
+    for path, old, new in pairs:
+        if not isinstance(old, keras.layers.Layer):
+            continue
         places = {id(weight): index for index, weight in enumerate(old.weights)}
-        for variable, target in _variable_pairs(path, _calls.own_variables(old), _calls.own_variables(new)):
-            value = to_numpy(variable)
+        for variable, made in _variable_pairs(path, _calls.own_variables(old), _calls.own_variables(new)):
             index = places.get(id(variable))
-            target.assign(value if index is None else take(path, index, value))
+            fit = np.asarray if index is None else functools.partial(take, path, index)
+            yield Partner(path, variable, made, fit)
 
 
 def _variable_pairs(path: str, old: list, new: list) -> Iterator[tuple[keras.Variable, keras.Variable]]:
@@ -162,77 +203,186 @@ def _variable_pairs(path: str, old: list, new: list) -> Iterator[tuple[keras.Var
         yield variable, named[variable.name]
 
 
-def _slices(pairs: list, take: Take) -> dict[int, Callable[[np.ndarray], np.ndarray]]:
-    """For each new weight, by `id()`: how an array shaped like the old weight becomes one for it."""
-    return {
-        id(weight): functools.partial(take, path, index)
-        for path, _, new in _layers(pairs)
-        for index, weight in enumerate(new.weights)
-        if not _calls.is_functional(new) and not _calls.wrapped_layers(new)
-    }
+def _carry_rules(partner: Partner, configure: Configure) -> None:
+    """The regularizer and the constraint, where they were set on the variable and not in the config."""
+    for kind in ("regularizer", "constraint"):
+        rule, made = getattr(partner.old, kind), getattr(partner.new, kind)
+        if _alike(rule, made) or any(_alike(made, value) for value in configure(partner.path).values()):
+            continue
+        try:
+            setattr(partner.new, kind, _again(rule))
+        except _UNREPEATABLE:
+            # It is not shared: it may hold an array, such as a mask, that fits this one variable.
+            warnings.warn(
+                f"The {kind} on '{partner.old.path}' is not in the copy, because its class "
+                f"({type(rule).__name__}) has no get_config() that tells all of it.",
+                stacklevel=2,
+            )
 
 
-def _carry_training(model: keras.Model, new: keras.Model, slices: dict) -> None:
-    """Compiles `new` as `model` was compiled, and carries the optimizer's state."""
+def _alike(one: Any, other: Any) -> bool:
+    if one is other:
+        return True
+    serialize = keras.saving.serialize_keras_object
+    return type(one) is type(other) and hasattr(one, "get_config") and serialize(one) == serialize(other)
+
+
+_UNREPEATABLE = (TypeError, ValueError, NotImplementedError)
+
+
+def _again(thing: Any) -> Any:
+    """Made anew from its config; the very same if it has none, as functions have none."""
+    if not hasattr(thing, "get_config"):
+        return thing
+    return type(thing).from_config(_calls.config_of(thing))
+
+
+def _again_or_shared(thing: Any) -> Any:
+    try:
+        return _again(thing)
+    except _UNREPEATABLE:
+        return thing
+
+
+def carry_training(model: keras.Model, new: keras.Model, partners: list[Partner]) -> None:
+    """Compiles `new` as `model` was compiled, and carries the optimizer's state.
+
+    Slots go with the weights they belong to, whichever of these were trained when `model` was compiled, and
+    are now. Those of weights that have no partner, or none that was trained, begin anew.
+    """
     if not model.compiled:
         return
-    try:
-        new.compile_from_config(model.get_compile_config())
-    except (TypeError, ValueError) as error:
-        warnings.warn(
-            f"'{new.name}' is not compiled, because the way '{model.name}' was compiled cannot be "
-            f"repeated from its config; call compile(). Keras says: {error}",
-            stacklevel=2,
-        )
+    with keras.saving.custom_object_scope(_custom_objects(model)):
+        try:
+            optimizer = _again(model.optimizer)
+        except _UNREPEATABLE as error:
+            warnings.warn(
+                f"'{new.name}' is not compiled, because the optimizer of '{model.name}' cannot be "
+                f"repeated from its config; call compile(). Keras says: {error}",
+                stacklevel=2,
+            )
+            return
+        # Metrics count, so the copy has its own where it can; losses hold nothing, and are shared.
+        arguments = _compiled_with(model)
+        for kind in ("metrics", "weighted_metrics"):
+            arguments[kind] = keras.tree.map_structure(_again_or_shared, arguments[kind])
+    # The optimizer scales the loss already if it is to.
+    new.compile(**arguments | {"optimizer": optimizer, "auto_scale_loss": False})
+    if optimizer is not None:
+        _carry_exclusions(model.optimizer, optimizer, partners)
+        optimizer.build(new.trainable_variables)
+        _carry_state(model.optimizer, optimizer, partners)
+
+
+def _carry_exclusions(old: Any, new: Any, partners: list[Partner]) -> None:
+    excluded, names = _excluded_from_decay(_innermost(old), [partner.old for partner in partners])
+    keys = set(map(id, excluded))
+    copies = [partner.new for partner in partners if id(partner.old) in keys]
+    if copies or names:
+        _innermost(new).exclude_from_weight_decay(copies, names)
+
+
+def _carry_state(old: Any, new: Any, partners: list[Partner]) -> None:
+    if not old.built:
         return
-    if model.optimizer is not None and model.optimizer.built:
-        _carry_optimizer(model.optimizer, new.optimizer, new.trainable_variables, slices)
+    origins = {id(partner.new): partner for partner in partners}
+    held = _by_owner(old)
+    for (owner, kind), (weight, targets) in _by_owner(new).items():
+        partner = origins.get(owner)
+        key = owner if partner is None else id(partner.old)
+        _, sources = held.get((key, kind), (None, []))
+        fit = np.asarray if partner is None else partner.fit
+        if len(sources) == len(targets):
+            _assign(targets, [fit(to_numpy(source)) for source in sources])
+        elif kind == "average":
+            # A moving average that began at zero would replace the weight by next to nothing.
+            _assign(targets, [to_numpy(weight)] * len(targets))
 
 
-def _carry_optimizer(old: Any, new: Any, variables: list, slices: dict) -> None:
-    references = _references(new, variables)
-    for index, (source, target) in enumerate(zip(old.variables, new.variables, strict=True)):
-        value = to_numpy(source)
-        if index in references and source.shape != target.shape:
-            value = slices[id(references[index])](value)
+def _assign(targets: list[keras.Variable], values: list[np.ndarray]) -> None:
+    for target, value in zip(targets, values, strict=True):
         if value.shape == tuple(target.shape):
             target.assign(value)
 
 
+class _State(NamedTuple):
+    """A variable of an optimizer, the weight it is a slot of, if of any, and what it is called."""
+
+    variable: keras.Variable
+    weight: keras.Variable | None
+    kind: str
+
+
+def _by_owner(optimizer: Any) -> dict[tuple[int, str], tuple[Any, list[keras.Variable]]]:
+    """(`id()` of a weight or of None, kind) -> that weight, and the variables, in order."""
+    found: dict = {}
+    for state in _states(optimizer):
+        found.setdefault((id(state.weight), state.kind), (state.weight, []))[1].append(state.variable)
+    return found
+
+
 def slots(optimizer: Any, variables: list) -> list[tuple[keras.Variable, keras.Variable]]:
-    """(optimizer variable, the model variable it belongs to) for every slot there is so far."""
+    """(optimizer variable, the weight it belongs to) for every slot there is so far of these weights."""
     if not optimizer.built:
         return []
-    references = _references(optimizer, variables)
-    return [(optimizer.variables[index], reference) for index, reference in references.items()]
+    wanted = set(map(id, variables))
+    return [(state.variable, state.weight) for state in _states(optimizer) if id(state.weight) in wanted]
 
 
-def _references(optimizer: Any, variables: list) -> dict[int, keras.Variable]:
-    """For each optimizer variable, by number: the model variable it is a slot of.
+def _states(optimizer: Any) -> list[_State]:
+    """Every variable of a built optimizer.
 
-    A second optimizer of the same config is built on the same variables while its
+    A second optimizer of the same config is built on the same weights while its
     `add_variable_from_reference`, through which every optimizer makes its slots, is watched.
     """
-    probe = type(optimizer).from_config(optimizer.get_config())
-    maker = getattr(probe, "inner_optimizer", probe)
-    made: dict[int, keras.Variable] = {}
+    probe = _again(optimizer)
+    maker = _innermost(probe)
+    made: dict[int, tuple[keras.Variable, str]] = {}
     make = maker.add_variable_from_reference
 
-    def watched(reference_variable, *args, **kwargs):
-        slot = make(reference_variable, *args, **kwargs)
-        made[id(slot)] = reference_variable
+    def watched(reference_variable, name=None, *args, **kwargs):
+        slot = make(reference_variable, name, *args, **kwargs)
+        made[id(slot)] = (reference_variable, name or "")
         return slot
 
     maker.add_variable_from_reference = watched
-    probe.build(variables)
-    return {index: made[id(slot)] for index, slot in enumerate(probe.variables) if id(slot) in made}
+    probe.build(_trained_by(optimizer))
+    pairs = zip(optimizer.variables, probe.variables, strict=True)
+    return [_State(variable, *made.get(id(twin), (None, twin.name))) for variable, twin in pairs]
+
+
+def _innermost(optimizer: Any) -> Any:
+    """The optimizer inside a LossScaleOptimizer."""
+    return getattr(optimizer, "inner_optimizer", optimizer)
+
+
+# Keras keeps these to itself. A test names them, so that a release that renames them is noticed.
+
+
+def _trained_by(optimizer: Any) -> list[keras.Variable]:
+    """The weights an optimizer was built on, which are not those that are trainable now."""
+    return optimizer._trainable_variables
+
+
+def _compiled_with(model: keras.Model) -> dict[str, Any]:
+    """The arguments of `compile()` as they were given; `get_compile_config()` only describes them."""
+    return dict(model._compile_config.config)
+
+
+def _excluded_from_decay(optimizer: Any, weights: list) -> tuple[list[keras.Variable], list[str]]:
+    """The arguments of `exclude_from_weight_decay()`: which of these weights, and parts of names."""
+    keys: set = getattr(optimizer, "_exclude_from_weight_decay", set())
+    pattern = getattr(optimizer, "_exclude_from_weight_decay_pattern", None)
+    chosen = [weight for weight in weights if optimizer._var_key(weight) in keys]
+    return chosen, [] if pattern is None else [pattern.pattern]
 
 
 def _custom_objects(model: keras.Model) -> dict[str, Any]:
     """The user's own classes and functions that configs of this model may name."""
-    objects = [value for _, operation in _calls.walk(model) for value in vars(operation).values()]
-    if model.compiled:
-        objects += [*keras.tree.flatten(model.loss), model.optimizer, *model.metrics]
+    holders = [operation for _, operation in _calls.walk(model)]
+    if model.compiled and model.optimizer is not None:
+        holders += [model.optimizer, _innermost(model.optimizer)]
+    objects = [value for holder in holders for value in vars(holder).values()]
     found = {}
     for value in objects:
         named = value if callable(value) and hasattr(value, "__name__") else type(value)

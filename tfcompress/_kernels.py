@@ -79,6 +79,9 @@ def by_layer(model: keras.Model) -> dict[str, list[tuple[keras.Variable, Layout]
 
     A subclassed model is searched through the attributes of its layers. There a layer goes by its name, and
     by its path where several have the same name.
+
+    Raises:
+        ValueError: the model has no kernels, perhaps because it is not built yet.
     """
     if _calls.is_functional(model):
         layers = [(path, op) for path, op in _calls.walk(model) if not _calls.wrapped_layers(op)]
@@ -89,7 +92,12 @@ def by_layer(model: keras.Model) -> dict[str, list[tuple[keras.Variable, Layout]
         found = {
             layer.name if names.count(layer.name) == 1 else layer.path: _own_kernels(layer) for layer in held
         }
-    return {path: pairs for path, pairs in found.items() if pairs}
+    found = {path: pairs for path, pairs in found.items() if pairs}
+    if not found:
+        raise ValueError(
+            f"'{model.name}' has no kernels. If it is not built yet, call it once, on a batch of data."
+        )
+    return found
 
 
 def _own_kernels(layer: keras.Layer) -> list[tuple[keras.Variable, Layout]]:

@@ -4,6 +4,7 @@
 ['block1_conv']
 """
 
+import functools
 import re
 from collections.abc import Iterable, Sequence
 
@@ -33,8 +34,26 @@ def chosen(names: Iterable[str], include: Patterns = None, exclude: Patterns = N
 
 def matches(name: str, pattern: str) -> bool:
     """Whether the pattern is the name, or a regular expression for all of it."""
-    return name == pattern or re.fullmatch(pattern, name) is not None
+    regex = _regex(pattern)
+    return name == pattern or (regex is not None and regex.fullmatch(name) is not None)
 
 
 def listed(patterns: Patterns) -> list[str]:
-    return [] if patterns is None else [patterns] if isinstance(patterns, str) else list(patterns)
+    """One pattern, several or none as a list.
+
+    Raises:
+        ValueError: they are not strings.
+    """
+    found = [patterns] if isinstance(patterns, str) else [] if patterns is None else patterns
+    if not isinstance(found, Iterable) or not all(isinstance(pattern, str) for pattern in found):
+        raise ValueError(f"Expected a layer name or regular expression, or a list of them, got {patterns!r}.")
+    return list(found)
+
+
+@functools.cache
+def _regex(pattern: str) -> re.Pattern | None:
+    """None for what is no regular expression: it can only be a name."""
+    try:
+        return re.compile(pattern)
+    except re.error:
+        return None

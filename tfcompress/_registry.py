@@ -14,6 +14,7 @@ ValueError: Unknown shape 'squere'. Did you mean 'square'? Available: square.
 """
 
 import difflib
+import inspect
 from collections.abc import Callable, Iterable
 from typing import Any
 
@@ -50,18 +51,27 @@ class Registry:
         """Returns an object for a name, `{"name": ..., **arguments}`, a class, or an object.
 
         Raises:
-            ValueError: the name is unknown.
+            ValueError: the name is unknown, or the arguments are not those of the class.
         """
         if isinstance(identifier, dict):
             arguments = dict(identifier)
-            return self._class(arguments.pop("name", None))(**arguments)
+            return self._made(self._class(arguments.pop("name", None)), arguments)
         if isinstance(identifier, str):
-            return self._class(identifier)()
+            return self._made(self._class(identifier), {})
         if isinstance(identifier, type):
-            return identifier()
+            return self._made(identifier, {})
         return identifier
 
+    def _made(self, cls: Any, arguments: dict[str, Any]) -> Any:
+        signature = inspect.signature(cls)
+        try:
+            signature.bind(**arguments)
+        except TypeError as error:
+            name, takes = getattr(cls, "name", None) or cls.__name__, ", ".join(signature.parameters)
+            raise ValueError(f"The {self.kind} '{name}' takes ({takes}): {error}.") from error
+        return cls(**arguments)
+
     def _class(self, name: Any) -> type:
-        if name not in self._classes:
+        if not isinstance(name, str) or name not in self._classes:
             raise ValueError(near_miss(self.kind, name, self.names()))
         return self._classes[name]

@@ -13,6 +13,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import keras
+import numpy as np
 from keras import ops
 
 
@@ -55,7 +56,7 @@ class Proximal(keras.constraints.Constraint):
                     f"{type(member).__name__} has no proximal step. Expected a regularizers.GroupLasso or a "
                     "regularizers.Sum of some; keep other penalties as kernel_regularizer."
                 )
-        if step is not None and not (math.isfinite(step) and step > 0):
+        if step is not None and not _positive(step):
             raise ValueError(f"step must be a number above 0, or None, got {step!r}.")
         self.penalty, self.step = penalty, step
         self.optimizer: Any = None  # what `callbacks.FollowLearningRate` sets
@@ -110,7 +111,7 @@ class Threshold(keras.constraints.Constraint):
     """
 
     def __init__(self, limit: float = 1e-4):
-        if not (math.isfinite(limit) and limit > 0):
+        if not _positive(limit):
             raise ValueError(f"limit must be a number above 0, got {limit!r}.")
         self.limit = limit
 
@@ -150,9 +151,18 @@ class Chain(keras.constraints.Constraint):
             kernel = member(kernel)
         return kernel
 
+    def for_layout(self, outputs: Sequence[int], channels: Sequence[int], conv_groups: int = 1) -> "Chain":
+        """The same constraints for a kernel of another layout."""
+        layout = outputs, channels, conv_groups
+        return Chain([m.for_layout(*layout) if hasattr(m, "for_layout") else m for m in self.members])
+
     def get_config(self) -> dict[str, Any]:
         return {"members": [keras.saving.serialize_keras_object(member) for member in self.members]}
 
     @classmethod
     def from_config(cls, config: dict[str, Any]) -> "Chain":
         return cls([keras.saving.deserialize_keras_object(member) for member in config["members"]])
+
+
+def _positive(value: Any) -> bool:
+    return isinstance(value, (int, float, np.number)) and bool(math.isfinite(value) and value > 0)

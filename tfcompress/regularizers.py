@@ -148,8 +148,14 @@ class GroupLasso(keras.regularizers.Regularizer):
     def mask(self, kernel: Any, threshold: float = 0.0) -> np.ndarray:
         """The same for every weight: bool of the kernel's shape, False where its group is zero."""
         array = _array(kernel)
-        alive = self._alive(array, threshold)
-        return np.broadcast_to(alive, self._split_shape(array.shape)).reshape(array.shape)
+        return self.spread(~self.zeroed(array, threshold), array.shape)
+
+    def spread(self, values: np.ndarray, shape: Sequence[int]) -> np.ndarray:
+        """From one value per group, `(groups,)`, to one per weight of a kernel of this shape."""
+        split = self._split_shape(tuple(shape))
+        spanned = self._spanned(len(split))
+        kept = [1 if axis in spanned else size for axis, size in enumerate(split)]
+        return np.broadcast_to(values.reshape(kept), split).reshape(shape)
 
     def lives(self, kernel: Any, strength: float) -> np.ndarray:
         """`||w_g|| / (strength * scale_g)`, `(groups,)`: how much shrinking a group outlasts.

@@ -6,6 +6,7 @@
 array([ True, False, False,  True])
 """
 
+import math
 import numbers
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -54,8 +55,8 @@ class Selection:
         round_to: numbers of channels that stay are multiples of this, because odd widths run
             slower. A group narrower than eight times that is rounded to a smaller power of two,
             so that rounding moves its sparsity by 1/16 at most.
-        floor: the smallest share of a group that a global ranking or a budget leaves. At least
-            one channel always stays.
+        floor: the smallest share of a group that stays, whatever sparsity or budget asks for; at
+            least one channel always does.
         pool: how the scores of coupled layers become one: `"mean"`, `"max"`, `"min"` or `"sum"`.
 
     Raises:
@@ -70,10 +71,11 @@ class Selection:
     def __post_init__(self):
         _check_choice("scope", self.scope, SCOPES)
         _check_choice("pool", self.pool, POOLS)
-        if self.round_to < 1 or int(self.round_to) != self.round_to:
-            raise ValueError(f"round_to must be a positive whole number, got {self.round_to}.")
-        if not 0 <= self.floor <= 1:
-            raise ValueError(f"floor must be a share in [0, 1], got {self.floor}.")
+        whole = isinstance(self.round_to, numbers.Real) and self.round_to == self.round_to // 1
+        if not whole or self.round_to < 1:
+            raise ValueError(f"round_to must be a positive whole number, got {self.round_to!r}.")
+        if not isinstance(self.floor, numbers.Real) or not 0 <= self.floor <= 1:
+            raise ValueError(f"floor must be a share in [0, 1], got {self.floor!r}.")
 
     def masks(self, scores: Scores, sparsity: Sparsity, balances: Sequence[Any] = ()) -> Masks:
         """Returns group name -> bool array `(size,)`, True where the channel stays.
@@ -85,17 +87,14 @@ class Selection:
             balances: blocks that must keep equal numbers (`tfcompress.channels.Balance`). Groups
                 in them may lose a little more than asked for.
         """
+        least = {name: self.least(len(values)) for name, values in scores.items()}
         if callable(sparsity):
-            return _fit(
-                {name: _nonempty(sparsity(values), values) for name, values in scores.items()},
-                scores,
-                {},
-                balances,
-            )
+            masks = {name: _asked(sparsity, values, least[name]) for name, values in scores.items()}
+            return _fit(masks, scores, {}, least, balances)
         counts = self.counts(scores, sparsity)
         masks = {name: _top(values, counts[name]) for name, values in scores.items()}
         steps = {name: self.step(len(values)) for name, values in scores.items()}
-        return _fit(masks, scores, steps, balances)
+        return _fit(masks, scores, steps, least, balances)
 
     def counts(self, scores: Scores, sparsity: float | Mapping[str, float]) -> dict[str, int]:
         """How many entries of each group stay."""
@@ -103,16 +102,15 @@ class Selection:
         if isinstance(sparsity, Mapping):
             wanted = {name: size * (1 - sparsity.get(name, 0.0)) for name, size in sizes.items()}
         elif self.scope == "global":
-            wanted = self._global_counts(scores, sparsity)
+            wanted = _global_counts(scores, sparsity)
         else:
             wanted = {name: size * (1 - sparsity) for name, size in sizes.items()}
-        return {name: self.rounded(wanted[name], size) for name, size in sizes.items()}
+        return {name: max(self.rounded(wanted[name], size), self.least(size)) for name, size in sizes.items()}
 
-    def _global_counts(self, scores: Scores, sparsity: float) -> dict[str, float]:
-        scaled = {name: values / (np.abs(values).mean() or 1.0) for name, values in scores.items()}
-        ranked = np.sort(np.concatenate(list(scaled.values())))
-        threshold = ranked[min(round(sparsity * len(ranked)), len(ranked) - 1)]
-        return {name: max(self.floor * len(v), float((v >= threshold).sum())) for name, v in scaled.items()}
+    def least(self, size: int) -> int:
+        """The fewest entries of a group of `size` that stay: the floor, as a multiple of the group's step."""
+        step = self.step(size)
+        return min(size, step * max(1, math.ceil(self.floor * size / step - 1e-9)))
 
     def rounded(self, count: float, size: int) -> int:
         """`count` as a multiple of the group's step, between one step and `size`."""
@@ -129,16 +127,35 @@ class Selection:
         return step
 
 
-def check_sparsity(sparsity: Any) -> None:
-    """Raises `ValueError` unless every share is a number in [0, 1)."""
-    shares = sparsity.values() if isinstance(sparsity, Mapping) else [] if callable(sparsity) else [sparsity]
-    for share in shares:
+def check_sparsity(sparsity: Any, scope: str = "group") -> None:
+    """Raises `ValueError` unless every share is a number in [0, 1), and fits the selection's scope."""
+    if isinstance(sparsity, Mapping) and not sparsity:
+        raise ValueError(
+            "The sparsity is an empty dict: name the layers to prune, or give one number for all."
+        )
+    function = callable(sparsity) and not isinstance(sparsity, type)
+    for share in sparsity.values() if isinstance(sparsity, Mapping) else [] if function else [sparsity]:
         if not isinstance(share, numbers.Real) or not 0 <= float(share) < 1:
-            raise ValueError(f"A sparsity is the share to remove, a number in [0, 1), got {share!r}.")
+            raise ValueError(
+                "A sparsity is the share to remove, a number in [0, 1), a dict from layers to numbers, or a "
+                f"function such as Cutoff(), got {share!r}."
+            )
+    if scope == "global" and (function or isinstance(sparsity, Mapping)):
+        raise ValueError(
+            "Selection(scope='global') ranks all groups together by one number; a sparsity for each group, "
+            f"{sparsity!r}, needs scope='group'."
+        )
+
+
+def _global_counts(scores: Scores, sparsity: float) -> dict[str, float]:
+    scaled = {name: values / (np.abs(values).mean() or 1.0) for name, values in scores.items()}
+    ranked = np.sort(np.concatenate(list(scaled.values())))
+    threshold = ranked[min(round(sparsity * len(ranked)), len(ranked) - 1)]
+    return {name: float((values >= threshold).sum()) for name, values in scaled.items()}
 
 
 def _check_choice(kind: str, value: Any, choices: Any) -> None:
-    if value not in choices:
+    if value not in list(choices):
         raise ValueError(f"{kind} must be one of {list(choices)}, got {value!r}.")
 
 
@@ -149,26 +166,49 @@ def _top(scores: np.ndarray, count: int) -> np.ndarray:
     return mask
 
 
-def _nonempty(mask: np.ndarray, scores: np.ndarray) -> np.ndarray:
-    return mask if mask.any() else _top(scores, 1)
+def _asked(sparsity: Callable[[np.ndarray], np.ndarray], scores: np.ndarray, least: int) -> np.ndarray:
+    """The mask that the function makes of scores, with at least so many entries.
+
+    Raises:
+        ValueError: it is no mask.
+    """
+    mask = np.asarray(sparsity(scores))
+    if mask.shape != scores.shape or mask.dtype != bool:
+        raise ValueError(
+            f"A sparsity that is a function gives a bool array of the shape of the scores, {scores.shape}, "
+            f"got {mask.dtype} {mask.shape} from {sparsity!r}."
+        )
+    return mask if mask.sum() >= least else mask | _top(scores, least)
 
 
 # ------------------------------------------------------------------ equal numbers per block
 
 
-def _fit(masks: Masks, scores: Scores, steps: Mapping[str, int], balances: Sequence[Any]) -> Masks:
+def _fit(
+    masks: Masks,
+    scores: Scores,
+    steps: Mapping[str, int],
+    least: Mapping[str, int],
+    balances: Sequence[Any],
+) -> Masks:
     """Changes masks as little as their sizes allow until every balance holds."""
     involved = [b for b in balances if any(name in masks for block in b.blocks for name in block)]
     if all(len(set(balance.counts(masks))) == 1 for balance in involved):
         return masks
     names = sorted({name for b in involved for block in b.blocks for name in block if name in masks})
     bound = {name: masks[name] for name in names}
-    found = _solve(bound, scores, steps, involved, may_grow=False)
-    return {**masks, **(found or _solve(bound, scores, {}, involved, may_grow=True) or {})}
+    found = _solve(bound, scores, steps, least, involved, may_grow=False)
+    return {**masks, **(found or _solve(bound, scores, {}, least, involved, may_grow=True) or {})}
 
 
 def _solve(
-    masks: Masks, scores: Scores, steps: Mapping[str, int], balances: Sequence[Any], *, may_grow: bool
+    masks: Masks,
+    scores: Scores,
+    steps: Mapping[str, int],
+    least: Mapping[str, int],
+    balances: Sequence[Any],
+    *,
+    may_grow: bool,
 ) -> Masks | None:
     """The best-scored masks, none larger than in `masks`, that satisfy the balances.
 
@@ -178,6 +218,7 @@ def _solve(
 
     Args:
         steps: group name -> what the number of entries that stay must be a multiple of.
+        least: group name -> how many entries stay at least.
         may_grow: whether a mask may be exceeded where the balances cannot hold otherwise.
 
     Returns:
@@ -195,7 +236,7 @@ def _solve(
 
     for number, (name, mask) in enumerate(masks.items()):
         own = {starts[name] + i: 1.0 for i in range(len(mask))}
-        constrain(own, 1, np.inf)
+        constrain(own, least[name], np.inf)
         constrain({**own, entries + groups + number: -1.0}, -np.inf, mask.sum())
         step = steps.get(name, 1)
         if step > 1 and not mask.all():

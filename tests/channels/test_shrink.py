@@ -11,6 +11,7 @@ from small_models import MODELS
 from surgery import check_exact, inputs_for, outputs_of, random_masks, randomize, relative_error
 
 from tfcompress import channels
+from tfcompress.layers import ChannelShuffle
 
 
 def classifier() -> keras.Model:
@@ -137,6 +138,35 @@ def test_registered_layer_is_pruned_through():
     assert small.get_layer("scale").factor.shape == (4,)
 
 
+class Doubling(layers.Conv2D):
+    """Is told half of its filters, and says so in its config."""
+
+    def __init__(self, half, **kwargs):
+        super().__init__(2 * half, 3, **kwargs)
+
+    def get_config(self):
+        return {"name": self.name, "half": self.filters // 2}
+
+
+class Halving(layers.Conv2D):
+    """Calls something else `filters` than its parent does."""
+
+    def __init__(self, filters, **kwargs):
+        super().__init__(2 * filters, 3, **kwargs)
+
+    def get_config(self):
+        return {"name": self.name, "filters": self.filters // 2}
+
+
+@pytest.mark.parametrize("kind", [Doubling, Halving])
+def test_subclass_whose_config_does_not_name_its_parents_sizes_is_unknown(kind):
+    x = i = keras.Input((8, 8, 3))
+    x = layers.Conv2D(6, 1)(kind(4, name="odd")(x))
+    model = keras.Model(i, layers.Dense(2)(layers.GlobalAveragePooling2D()(x)))
+    assert channels.trace(model).unknown == {"odd": kind.__name__}
+    assert check_exact(model).get_layer("odd").filters == 8
+
+
 def test_subclass_with_a_call_of_its_own_is_unknown():
     class Softly(layers.Dense):
         def call(self, x):
@@ -148,13 +178,20 @@ def test_subclass_with_a_call_of_its_own_is_unknown():
 
 
 @pytest.mark.parametrize(
-    "activation", ["softmax", "log_softmax", lambda x: x / keras.ops.sum(x, -1, keepdims=True)]
+    ("activation", "reason"),
+    [
+        ("softmax", "looks across channels"),
+        ("log_softmax", "looks across channels"),
+        (lambda x: x / keras.ops.sum(x, -1, keepdims=True), "not known to work on each element alone"),
+        (layers.Softmax(), "not known to work on each element alone"),
+        (layers.PReLU(), "not known to work on each element alone"),
+    ],
 )
-def test_channels_behind_an_activation_that_mixes_them_are_locked(activation):
+def test_channels_behind_an_activation_that_may_mix_them_are_locked(activation, reason):
     x = i = keras.Input((6,))
     x = layers.Activation(activation)(layers.Dense(8, name="mixed")(x))
     graph = channels.trace(keras.Model(i, layers.Dense(2)(x)))
-    assert "looks across channels" in graph["mixed"].locked
+    assert reason in graph["mixed"].locked
 
 
 def test_result_loads_in_a_process_without_tfcompress(tmp_path):
@@ -305,3 +342,94 @@ def test_tensors_that_are_not_read_as_channels_are_locked():
     graph = channels.trace(keras.Model(i, layers.Dense(2)(x)))
     assert "looks up words" in graph["words"].locked and graph["mask"].locked
     assert graph["lookup"].locked is None and graph["memory"].locked is None
+
+
+def test_heads_whose_attention_scores_the_model_returns_stay():
+    x = i = keras.Input((7, 4))
+    x = layers.Dense(8)(x)
+    y, scores = layers.MultiHeadAttention(4, 2, name="att")(x, x, return_attention_scores=True)
+    model = keras.Model(i, [layers.Dense(2)(y), scores])
+    assert channels.trace(model)["att:heads"].locked == "it makes the model's output"
+    assert check_exact(model).outputs[1].shape == (None, 4, 7, 7)
+
+
+@pytest.mark.parametrize("merge_mode", ["concat", None])
+def test_both_directions_keep_equal_numbers(merge_mode):
+    x = i = keras.Input((7, 3))
+    x = layers.Bidirectional(layers.LSTM(6, name="lstm"), merge_mode=merge_mode, name="both")(x)
+    model = keras.Model(i, layers.Dense(2)(layers.Concatenate()(x) if merge_mode is None else x))
+    graph = channels.trace(model)
+    few, many = np.arange(6) < 2, np.arange(6) >= 2
+    with pytest.raises(ValueError, match=r"equal numbers.*Selection\(\)\.masks"):
+        channels.shrink(model, graph, {"both/forward_lstm": few, "both/backward_lstm": many})
+    small = channels.shrink(model, graph, {"both/forward_lstm": few, "both/backward_lstm": few[::-1]})
+    assert small.get_layer("both").forward_layer.units == small.get_layer("both").backward_layer.units == 2
+
+
+def adapted_dense():
+    x = i = keras.Input((6,))
+    adapted = layers.Dense(8, name="adapted")
+    return keras.Model(i, layers.Dense(2)(layers.Dense(4)(adapted(x)))), adapted
+
+
+def adapted_embedding():
+    i = keras.Input((6,), dtype="int32")
+    adapted = layers.Embedding(5, 8, name="adapted")
+    return keras.Model(i, layers.Dense(2)(layers.LSTM(4)(adapted(i)))), adapted
+
+
+@pytest.mark.parametrize("build", [adapted_dense, adapted_embedding])
+def test_layer_with_weights_that_no_rule_covers_stays_and_is_in_the_summary(build):
+    model, adapted = build()
+    adapted.enable_lora(2)
+    graph = channels.trace(model)
+    assert "holds weights that no rule covers: adapted/lora" in graph["adapted"].locked
+    assert graph["adapted"].locked in graph.summary()
+    check_exact(model)
+
+
+def test_heads_of_an_attention_with_lora_inside_stay():
+    x = i = keras.Input((7, 4))
+    attention = layers.MultiHeadAttention(4, 2, name="att")
+    x = layers.Dense(8, name="before")(x)
+    model = keras.Model(i, layers.Dense(2)(attention(x, x)))
+    attention.query_dense.enable_lora(2)
+    graph = channels.trace(model)
+    for name in ("before", "att", "att:heads"):
+        assert "holds weights that no rule covers: att/query/lora" in graph[name].locked
+
+
+def test_layers_of_a_quantized_model_are_in_the_summary():
+    x = i = keras.Input((6,))
+    model = keras.Model(i, layers.Dense(2, name="b")(layers.Dense(4, name="a")(x)))
+    for name in "ab":
+        model.get_layer(name).quantize("int8")
+    graph = channels.trace(model)
+    assert all("kernel_scale" in graph[name].locked for name in "ab")
+    copy = channels.shrink(model, graph, {})
+    inputs = inputs_for(model)
+    assert relative_error(outputs_of(model, inputs), outputs_of(copy, inputs)) == 0
+
+
+def test_what_an_open_size_hides_is_locked():
+    i = keras.Input((None, 3))
+    sliced, spread = (layers.Conv1D(8, 3, name=name)(i) for name in ("sliced", "spread"))
+    parts = [sliced[:, 20:], layers.Reshape((-1, 24))(spread)]
+    made = [layers.Dense(2)(layers.GlobalMaxPooling1D()(part)) for part in parts]
+    graph = channels.trace(keras.Model(i, layers.Add()(made)))
+    assert "a part of an axis whose size is open" in graph["sliced"].locked
+    assert "cannot be followed from channel to channel" in graph["spread"].locked
+
+
+def test_group_names_stay_when_the_first_channel_goes():
+    x = i = keras.Input((6,))
+    x = ChannelShuffle(4)(layers.Dense(8, name="wide")(x))
+    a, b = keras.ops.split(x, 2, axis=-1)
+    model = keras.Model(i, layers.Concatenate()([layers.Dense(2)(b), layers.Dense(2)(a)]))
+    graph = channels.trace(model)
+    first, second = graph["wide"].layers["wide"][:, 0], graph["wide/2"].layers["wide"][:, 0]
+    assert 0 in first
+    small = channels.trace(channels.shrink(model, graph, {"wide": first != 0}))
+    after = np.delete(np.arange(8), 0)
+    assert after[small["wide"].layers["wide"][:, 0]].tolist() == first[first != 0].tolist()
+    assert after[small["wide/2"].layers["wide"][:, 0]].tolist() == second.tolist()

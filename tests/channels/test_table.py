@@ -22,7 +22,7 @@ CALLS = {
     "concatenate": lambda x, f: f([x, x]),
     "stack": lambda x, f: f([x, x]),
 }
-BINARY = "add subtract multiply divide true_divide maximum minimum power".split()
+BINARY = next(names for spec, names in table.OPS_TABLE if spec is table.MERGE).split()
 NAMES = [name for _, names in table.OPS_TABLE for name in names.split()]
 
 

@@ -72,12 +72,129 @@ def test_apoz_is_measured_after_the_relu_and_not_after_pooling():
     assert criteria.APoZ().score(model, ["conv"], images)["conv"] == pytest.approx(1 / 16)
 
 
+def images(count: int = 20) -> np.ndarray:
+    return np.random.default_rng(0).normal(size=(count, 8, 8, 3)).astype("float32")
+
+
+def active(maps) -> np.ndarray:
+    """The share of positions where a channel is above zero, in NumPy."""
+    return (keras.ops.convert_to_numpy(maps) > 0).mean((0, 1, 2))
+
+
+@pytest.mark.parametrize(
+    "between",
+    [
+        [],
+        [layers.MaxPooling2D()],
+        [layers.BatchNormalization(), layers.AveragePooling2D(2)],
+        [layers.SpatialDropout2D(0.1), layers.Cropping2D(1)],
+        [layers.ZeroPadding2D(1), layers.Dropout(0.1)],
+    ],
+    ids=lambda between: "-".join(type(layer).__name__ for layer in between) or "nothing",
+)
+def test_apoz_looks_behind_the_relu_whatever_lies_between(between):
+    i = keras.Input((8, 8, 3))
+    x = layers.Conv2D(6, 3, name="conv")(i)
+    for layer in [*between, layers.ReLU()]:
+        x = layer(x)
+    model = keras.Model(i, layers.GlobalMaxPooling2D()(x))
+    scores = criteria.APoZ().score(model, ["conv"], images())["conv"]
+    np.testing.assert_allclose(scores, active(keras.Model(i, x)(images())), rtol=1e-5)
+    assert scores.min() > 0 and scores.max() < 1
+
+
+def pooled_behind(convolution, outside) -> keras.Model:
+    """A nested Sequential that ends in the convolution `conv`, with `outside` behind it."""
+    inner = keras.Sequential([keras.Input((8, 8, 3)), convolution], name="inner")
+    i = keras.Input((8, 8, 3))
+    return keras.Model(i, layers.GlobalMaxPooling2D()(outside(inner(i))))
+
+
+def test_apoz_looks_across_the_end_of_a_nested_model():
+    conv = layers.Conv2D(6, 3, name="conv")
+    model = pooled_behind(conv, layers.ReLU())
+    scores = criteria.APoZ().score(model, ["inner/conv"], images())["inner/conv"]
+    np.testing.assert_allclose(scores, active(conv(images())), rtol=1e-5)
+    assert scores.max() < 1
+
+
+def test_apoz_looks_into_a_nested_model_and_out_of_it():
+    conv = layers.Conv2D(6, 3, name="conv")
+    norm = keras.Sequential([keras.Input((6, 6, 6)), layers.BatchNormalization()], name="norm")
+    relu = keras.Sequential([keras.Input((6, 6, 6)), layers.ReLU(), layers.MaxPooling2D()], name="relu")
+    model = pooled_behind(conv, lambda maps: relu(norm(maps)))
+    scores = criteria.APoZ().score(model, ["inner/conv"], images())["inner/conv"]
+    np.testing.assert_allclose(scores, active(conv(images())), rtol=1e-5)
+
+
+def test_batch_norm_scale_is_found_behind_a_nested_model():
+    norm = layers.BatchNormalization(name="norm")
+    model = pooled_behind(layers.Conv2D(3, 3, name="conv"), norm)
+    norm.gamma.assign([-2.0, 0.5, 1.0])
+    assert criteria.BatchNormScale().score(model, ["inner/conv"])["inner/conv"].tolist() == [2, 0.5, 1]
+
+
+def test_apoz_says_nothing_of_layers_that_no_activation_follows():
+    i = keras.Input((8, 8, 3))
+    x = layers.Conv2D(5, 3, name="bare")(i)
+    x = layers.Conv2D(6, 3, name="active", activation="relu")(layers.MaxPooling2D()(x))
+    model = keras.Model(i, layers.GlobalMaxPooling2D()(x))
+    assert list(criteria.APoZ().score(model, ["bare", "active"], images())) == ["active"]
+    assert list(criteria.APoZ(epsilon=0.1).score(model, ["bare", "active"], images())) == ["bare", "active"]
+    with pytest.raises(ValueError, match=r"none follows the layers \['bare'\]"):
+        criteria.APoZ().score(model, ["bare"], images())
+
+
+def test_linear_layer_is_not_seen_behind_the_activation_of_the_next_layer():
+    i = keras.Input((8, 8, 3))
+    conv = layers.Conv2D(5, 3, name="linear")
+    model = keras.Model(i, layers.Conv2D(7, 3, activation="relu")(conv(i)))
+    scores = criteria.Entropy().score(model, ["linear"], images())["linear"]
+    means = keras.ops.convert_to_numpy(conv(images())).mean((1, 2))
+    np.testing.assert_allclose(scores, entropy(means), rtol=1e-5)
+
+
+def two_inputs() -> keras.Model:
+    """Inputs `z` and `a`, in this order, each with a layer of its own."""
+    z, a = keras.Input((4,), name="z"), keras.Input((4,), name="a")
+    hidden = [layers.Dense(6, activation="relu", name=f"of_{i.name}")(i) for i in (z, a)]
+    return keras.Model([z, a], layers.Dense(2)(layers.Concatenate()(hidden)))
+
+
+def test_dict_of_inputs_is_paired_by_name_as_in_keras():
+    model, x = two_inputs(), np.random.default_rng(0).normal(size=(50, 4)).astype("float32")
+    named = criteria.Entropy().score(model, ["of_z", "of_a"], {"a": 0 * x, "z": x})
+    listed = criteria.Entropy().score(model, ["of_z", "of_a"], [x, 0 * x])
+    assert all((named[path] == listed[path]).all() for path in named)
+    assert (named["of_a"] == 0).all() and named["of_z"].max() > 1
+
+
+def test_list_of_batches_is_one_batch_after_the_other():
+    model, x = relu_network(), np.random.default_rng(0).normal(size=(30, 1)).astype("float32")
+    whole = criteria.Entropy().score(model, ["units"], x)["units"]
+    assert (criteria.Entropy().score(model, ["units"], [x[:10], x[10:]])["units"] == whole).all()
+
+
+def test_own_criterion_is_called_by_its_class_in_messages():
+    class Mine(criteria.ActivationCriterion):
+        pass
+
+    with pytest.raises(ValueError, match="Criterion \\['Mine'\\] looks at activations: pass data"):
+        Mine().score(relu_network(), ["units"])
+
+
+@pytest.mark.parametrize("name", criteria.names())
+def test_unknown_layer_is_refused_with_the_nearest_name(name):
+    with pytest.raises(ValueError, match="Unknown layer 'unts'. Did you mean 'units'"):
+        criteria.get(name).score(relu_network(), ["unts"], np.zeros((4, 1)))
+
+
 def test_epsilon_widens_what_counts_as_zero():
     i = keras.Input((2,))
     model = keras.Model(i, layers.Dense(2, name="units", use_bias=False)(i))
     model.get_layer("units").set_weights([np.eye(2)])
     inputs = np.array([[0.05, 1.0], [-0.05, 0.01]])
-    assert criteria.APoZ().score(model, ["units"], inputs)["units"].tolist() == [1, 1]
+    assert criteria.APoZ(epsilon=1e-9).score(model, ["units"], inputs)["units"].tolist() == [1, 1]
     assert criteria.APoZ(epsilon=0.1).score(model, ["units"], inputs)["units"].tolist() == [0, 0.5]
 
 
@@ -164,6 +281,14 @@ def test_layers_inside_nested_models_and_wrappers_are_seen():
         (lambda: criteria.get("entopy"), "Did you mean 'entropy'"),
         (lambda: criteria.Entropy(bins=1), "at least 2"),
         (lambda: criteria.APoZ(epsilon=-1), "not be negative"),
+        (lambda: criteria.get({"name": "entropy", "bin": 3}), "unexpected keyword argument 'bin'"),
+        (lambda: criteria.get({"name": ["entropy"]}), "Unknown criterion"),
+        (lambda: criteria.Entropy(bins="many"), "whole numbers"),
+        (lambda: criteria.APoZ(epsilon="small"), "must be a number"),
+        (lambda: criteria.APoZ().score(two_inputs(), ["of_a"], {"a": np.zeros((3, 4))}), "named"),
+        (lambda: criteria.APoZ().score(relu_network(), ["units"], {"image": np.zeros((3, 1))}), "named"),
+        (lambda: criteria.APoZ().score(relu_network(), ["units"], np.full((3, 1), "x")), "holds text"),
+        (lambda: criteria.score_together(relu_network(), {"l1": criteria.L1()}, ["units"], None), "One pass"),
         (lambda: criteria.APoZ().score(relu_network(), ["units"]), "pass data"),
         (lambda: criteria.APoZ().score(relu_network(), ["units"], np.zeros((0, 1))), "empty"),
         (

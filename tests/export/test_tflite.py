@@ -170,6 +170,27 @@ def test_recurrent_model_is_exported_for_one_example_at_a_time(tmp_path):
     np.testing.assert_allclose(export.run_tflite(report.path, data), model(data), atol=1e-6)
 
 
+def test_loop_over_time_that_cannot_be_calibrated_is_named(tmp_path):
+    x = keras.Input((5, 3), name="x")
+    outputs = layers.Dense(2)(layers.Bidirectional(layers.GRU(4, name="steps"))(x))
+    data = np.random.default_rng(0).normal(size=(8, 5, 3)).astype("float32")
+    check_refused(
+        keras.Model(x, outputs),
+        tmp_path / "model.tflite",
+        r"int8 in a loop over time steps.*'backward_steps' \(GRU\), 'forward_steps' \(GRU\).*unroll=True",
+        quantization="int8",
+        representative_data=data,
+    )
+
+
+def test_unrolled_loop_over_time_is_calibrated(tmp_path):
+    x = keras.Input((5, 3), name="x")
+    model = keras.Model(x, layers.Dense(2)(layers.LSTM(4, unroll=True)(x)))
+    data = np.random.default_rng(0).normal(size=(8, 5, 3)).astype("float32")
+    report = export.tflite(model, tmp_path / "m.tflite", quantization="int8", representative_data=data)
+    assert report.relative_error <= 0.2
+
+
 # Zeros
 
 
@@ -221,6 +242,16 @@ def test_sparse_file_that_was_insisted_on_and_does_not_run_is_an_error(converted
     converted_to({True: b"no flatbuffer"})
     with pytest.raises(ExportError, match="does not run.*sparse_encoding='auto' falls back"):
         export.tflite(dense_model(zeros=0.9), tmp_path / "model.tflite", sparse_encoding=True)
+
+
+def test_sparse_encoding_of_dynamic_int8_is_refused_once_it_does_not_run(tmp_path):
+    check_refused(
+        dense_model(zeros=0.9),
+        tmp_path / "model.tflite",
+        "does not run.*sparse_encoding='auto' falls back",
+        quantization="dynamic_int8",
+        sparse_encoding=True,
+    )
 
 
 # Files that are wrong

@@ -129,10 +129,72 @@ def test_constraints_of_the_user_are_kept_and_given_back():
     assert model.get_layer("third").kernel.constraint is None
 
 
+def interrupted(model: keras.Model, pruner: callbacks.LayerwisePruning) -> keras.Model:
+    """After the second of four epochs."""
+    with pytest.raises(KeyboardInterrupt):
+        fit(model, pruner, StopAt())
+    return model
+
+
+def silent(model: keras.Model) -> dict[str, int]:
+    masks = channels.silenced(model, channels.trace(model))
+    return {name: int((~mask).sum()) for name, mask in masks.items()}
+
+
+def test_silenced_channels_are_held_after_an_interruption_too():
+    model = interrupted(network(), pruning())
+    assert silent(model) == {"first": 4, "second": 4}
+    fit(model, epochs=1)
+    assert silent(model) == {"first": 4, "second": 4}
+
+
+@pytest.mark.parametrize("same", [True, False])
+def test_pruning_again_after_an_interruption_leaves_no_mask_behind(same):
+    model, pruner = network(), pruning()
+    kernel = model.get_layer("second").kernel
+    kernel.constraint = keras.constraints.MaxNorm(0.1, axis=[0, 1, 2])
+    interrupted(model, pruner)
+    fit(model, pruner if same else pruning())
+    assert isinstance(kernel.constraint, keras.constraints.MaxNorm)
+    assert all(weight.constraint is None for weight in model.weights if weight is not kernel)
+    assert silent(model) == {"first": 4, "second": 4, "third": 3}
+
+
+def test_fit_that_begins_behind_groups_that_are_due_is_refused_before_training():
+    model = network()
+    before = [weight.numpy() for weight in model.weights]
+    with pytest.raises(ValueError, match=r"begins at epoch 2, but the groups \['first', 'second'\] were due"):
+        fit(model, pruning(), initial_epoch=2)
+    assert all((a == b.numpy()).all() for a, b in zip(before, model.weights, strict=True))
+    fit(model, pruning(start_epoch=2), initial_epoch=2, epochs=5)
+    assert silent(model) == {"first": 4, "second": 4, "third": 3}
+
+
+def test_fit_goes_on_with_the_groups_that_an_earlier_one_left():
+    model = network()
+    fit(model, pruning(include=["first", "second"]), epochs=2)
+    fit(model, pruning(), initial_epoch=2, epochs=3)
+    assert silent(model) == {"first": 4, "second": 4, "third": 3}
+
+
+def test_calibration_data_that_can_be_read_only_once_is_enough_for_all_groups():
+    model, (x, _) = network(), data()
+    fit(model, pruning(data=(x[start : start + 16] for start in (0, 16, 32))))
+    assert silent(model) == {"first": 4, "second": 4, "third": 3}
+
+
+def test_only_groups_that_the_criterion_scores_take_epochs():
+    model = network()
+    fit(model, callbacks.LayerwisePruning("bn_scale", sparsity=0.5), epochs=1)
+    assert silent(model) == {"first": 4}
+
+
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
         ({"sparsity": 1.0}, r"\[0, 1\)"),
+        ({"sparsity": {}}, "empty dict"),
+        ({"selection": tfcompress.Selection(scope="global")}, "no ranking over all layers"),
         ({"every": 0}, "every >= 1"),
         ({"criterion": "apos"}, "Did you mean 'apoz'"),
     ],
@@ -148,9 +210,12 @@ def test_bad_settings_are_refused_when_made(settings, message):
         ({"every": 2}, "need 6 epochs, fit.. has 4"),
         ({"start_epoch": 2}, "need 5 epochs"),
         ({"include": "frist"}, "Did you mean 'first'"),
+        ({"sparsity": {"head": 0.5}}, "Nothing can be pruned"),
+        ({"data": None, "start_epoch": 1}, "pass data"),
+        ({"data": np.zeros((4, 5, 5, 2)), "start_epoch": 1}, "wants batches of shape"),
     ],
 )
-def test_schedule_that_does_not_fit_is_refused_before_training(settings, message):
+def test_what_does_not_fit_is_refused_before_training(settings, message):
     model = network()
     before = [weight.numpy() for weight in model.weights]
     with pytest.raises(ValueError, match=message):

@@ -1,5 +1,7 @@
 """The verbs: a model in, a smaller model out."""
 
+import functools
+
 import keras
 import numpy as np
 import pytest
@@ -205,6 +207,148 @@ def test_layerwise_reports_each_step(capsys):
     assert "[2/3] branch: 16 → 8 channels" in capsys.readouterr().out
 
 
+def pooled(x, name: str = "head"):
+    return layers.Dense(3, name=name)(layers.GlobalAveragePooling2D()(x))
+
+
+def grouped(channels_in: int = 8, conv_groups: int = 4) -> keras.Model:
+    """A convolution `a`, and a grouped one `g` that reads it."""
+    i = keras.Input((8, 8, 3))
+    x = layers.Conv2D(channels_in, 3, name="a")(i)
+    return randomize(keras.Model(i, pooled(layers.Conv2D(16, 3, groups=conv_groups, name="g")(x))))
+
+
+@pytest.mark.parametrize(("order", "steps"), [("forward", 1), ("backward", 2)])
+def test_layerwise_leaves_one_input_per_group_of_a_grouped_convolution(order, steps):
+    retrained = []
+    small = tfcompress.prune_layerwise(
+        grouped(), "l1", sparsity=0.5, retrain=retrained.append, order=order, verbose=False
+    )
+    assert {r.group: (r.before, r.after) for r in small.removed} == {"a": (8, 4), "g": (16, 8)}
+    assert (small.get_layer("a").filters, small.get_layer("g").filters) == (4, 8)
+    assert len(retrained) == steps
+
+
+def of_shuffled_halves() -> keras.Model:
+    """Convolution `conv`, shuffled and split: its halves are the groups `conv` and `conv/2`."""
+    i = keras.Input((8, 8, 3))
+    x = tfcompress.layers.ChannelShuffle(8)(layers.Conv2D(16, 1, name="conv")(i))
+    first, second = keras.ops.split(x, 2, axis=-1)
+    outputs = [pooled(layers.Conv2D(8, 1, name="reader")(first)), pooled(second, "side")]
+    return randomize(keras.Model(i, layers.Concatenate()(outputs)))
+
+
+def test_layerwise_finds_groups_again_whose_names_have_shifted():
+    model = of_shuffled_halves()
+    kernel, bias = model.get_layer("conv").get_weights()
+    kernel[..., 0] = 0  # goes first, so that the other half's channel becomes the layer's first
+    model.get_layer("conv").set_weights([kernel, bias])
+    graph = channels.trace(model)
+    halves = {name: graph[name].layers["conv"].ravel() for name in ("conv", "conv/2")}
+    assert 0 in halves["conv"]
+    small = tfcompress.prune_layerwise(model, "l1", sparsity=0.5, retrain=None, verbose=False, include="conv")
+    scores = np.abs(kernel).sum((0, 1, 2))
+    expected = {name: sorted(half[np.argsort(scores[half])[:4]].tolist()) for name, half in halves.items()}
+    assert {r.group: r.layers["conv"].tolist() for r in small.removed} == expected
+    lost = sorted(expected["conv"] + expected["conv/2"])
+    assert (small.get_layer("conv").kernel.numpy() == np.delete(kernel, lost, -1)).all()
+
+
+def test_removals_are_numbered_as_in_the_model_that_was_given():
+    model = randomize(MODELS["shufflenet_units"]())
+    kernels = {layer.name: layer.kernel.numpy() for layer in model.layers if isinstance(layer, layers.Conv2D)}
+    small = tfcompress.prune_layerwise(
+        model, "l1", sparsity=0.5, retrain=None, verbose=False, selection=Selection(round_to=1)
+    )
+    lost: dict[str, list[int]] = {}
+    for removal in small.removed:
+        for path, outputs in removal.layers.items():
+            lost[path] = lost.get(path, []) + outputs.tolist()
+    for path, kernel in kernels.items():
+        left = np.delete(np.arange(kernel.shape[-1]), lost.get(path, []))
+        assert small.get_layer(path).filters == len(left)
+    assert np.array_equal(
+        small.layers[1].kernel.numpy(),
+        np.delete(kernels[small.layers[1].name], lost[small.layers[1].name], -1),
+    )
+
+
+def partly_normalized() -> keras.Model:
+    """BatchNormalization follows the convolutions `a` and `c`, and not `b`."""
+    x = i = keras.Input((8, 8, 3))
+    x = layers.Conv2D(32, 3, name="a", activation="relu")(layers.Conv2D(32, 3, name="b")(x))
+    x = layers.Conv2D(32, 1, name="c")(layers.BatchNormalization()(x))
+    return randomize(keras.Model(i, pooled(layers.ReLU()(layers.BatchNormalization()(x)))))
+
+
+def verbs():
+    def layerwise(*args, **kwargs):
+        return tfcompress.prune_layerwise(*args, retrain=None, verbose=False, **kwargs)
+
+    return {"prune": tfcompress.prune, "prune_layerwise": layerwise}
+
+
+@pytest.mark.parametrize("verb", verbs())
+def test_budget_is_met_by_the_groups_that_the_criterion_scores(verb):
+    model = partly_normalized()
+    small = verbs()[verb](model, "bn_scale", budget={"params": 0.5}, selection=Selection(round_to=1))
+    assert 0.4 * model.count_params() < small.count_params() <= 0.5 * model.count_params()
+    assert small.get_layer("b").filters == 32
+    assert small.removed.untouched["b"] == "criterion 'bn_scale' does not score it"
+
+
+@pytest.mark.parametrize("verb", verbs())
+def test_budget_that_the_scored_groups_cannot_meet_is_refused(verb):
+    with pytest.raises(ValueError, match="cannot be met"):
+        verbs()[verb](partly_normalized(), "bn_scale", budget={"params": 0.1})
+
+
+def test_layerwise_goes_through_the_groups_that_a_dict_names_and_no_others():
+    retrained = []
+    small = tfcompress.prune_layerwise(
+        network(), "l1", sparsity={"branch": 0.5}, retrain=retrained.append, verbose=False
+    )
+    assert [removal.group for removal in small.removed] == ["branch"] and len(retrained) == 1
+    assert small.removed.untouched["last"] == "not selected"
+
+
+@pytest.mark.parametrize("verb", ["greedy", "layerwise"])
+def test_data_that_can_be_read_only_once_is_enough_for_all_steps(verb):
+    model, (x, _) = network(), data()
+    prune = {
+        "greedy": functools.partial(tfcompress.prune, greedy=True),
+        "layerwise": verbs()["prune_layerwise"],
+    }
+    expected = prune[verb](model, "entropy", sparsity=0.5, data=x)
+    batches = (x[start : start + 8] for start in range(0, 32, 8))
+    assert str(prune[verb](model, "entropy", sparsity=0.5, data=batches).removed) == str(expected.removed)
+
+
+@pytest.mark.parametrize("layer", ["last", "head"])
+@pytest.mark.parametrize("criterion", ["l1", "random"])
+@pytest.mark.parametrize("verb", verbs())
+def test_weight_that_is_not_a_number_is_refused_wherever_it_is(verb, criterion, layer):
+    model = network()
+    kernel, *rest = model.get_layer(layer).get_weights()
+    kernel.flat[0] = np.nan
+    model.get_layer(layer).set_weights([kernel, *rest])
+    with pytest.raises(ValueError, match=f"Layer '{layer}' has NaN or infinite weights in its kernel"):
+        verbs()[verb](model, criterion, sparsity=0.5)
+
+
+def test_layerwise_is_quiet_if_asked_to(capsys):
+    tfcompress.prune_layerwise(network(), "l1", sparsity=0.5, retrain=None, verbose=False)
+    assert capsys.readouterr() == ("", "")
+
+
+def test_layerwise_shows_a_bar_on_a_terminal_and_leaves_it_to_retrain(monkeypatch, capsys):
+    monkeypatch.setenv("FORCE_COLOR", "1")
+    monkeypatch.setenv("TERM", "xterm")
+    tfcompress.prune_layerwise(network(), "l1", sparsity=0.5, retrain=lambda m: print("training"))
+    shown = capsys.readouterr().out
+    assert "━" in shown and shown.count("training") == 3 and "[2/3] branch: 16 → 8 channels" in shown
+
+
 def test_result_says_what_stayed_and_why():
     small = tfcompress.prune(network(), "l1", sparsity=0.5, exclude="last")
     assert small.removed.untouched == {
@@ -240,6 +384,26 @@ def test_any_function_is_a_criterion():
         ({"criterion": 3, "sparsity": 0.5}, "Expected a criterion"),
         ({"criterion": lambda *_: {"first": np.zeros(3)}, "sparsity": 0.5}, "one per filter"),
         ({"criterion": lambda *_: {}, "sparsity": 0.5}, "scores none"),
+        ({"criterion": lambda *_: None, "sparsity": 0.5}, "gave NoneType, expected a dict"),
+        ({"criterion": lambda *_: {"first": np.ones(20)}, "sparsity": 0.5}, r"shape \(16,\), one per filter"),
+        ({"criterion": lambda *_: {"first": np.full(16, np.nan)}, "sparsity": 0.5}, "gave NaN"),
+        ({"criterion": lambda *_: {"first": np.full(16, "x")}, "sparsity": 0.5}, "one per filter"),
+        ({"criterion": {"name": "entropy", "bin": 3}, "sparsity": 0.5}, "argument 'bin'"),
+        ({"criterion": "l1", "sparsity": {}}, "empty dict"),
+        ({"criterion": "l1", "sparsity": {"head": 0.5}}, "Nothing can be pruned.*head: the activation"),
+        ({"criterion": "l1", "sparsity": {3: 0.5}}, "layer name or regular expression"),
+        ({"criterion": "l1", "sparsity": Cutoff}, "function such as Cutoff"),
+        ({"criterion": "l1", "sparsity": lambda scores: 3}, "gives a bool array"),
+        (
+            {"criterion": "l1", "sparsity": {"first": 0.5}, "selection": Selection(scope="global")},
+            "ranks all groups together",
+        ),
+        ({"criterion": "l1", "sparsity": 0.5, "include": "first("}, "Did you mean 'first'"),
+        ({"criterion": "l1", "sparsity": 0.5, "include": 3}, "layer name or regular expression"),
+        ({"criterion": "l1", "sparsity": 0.5, "exclude": ["first", 3]}, "layer name or regular expression"),
+        ({"criterion": "l1", "budget": {"params": "a"}}, "must be a number"),
+        ({"criterion": "l1", "budget": {"params": 0.5}, "greedy": True}, "greedy=True needs a sparsity"),
+        ({"criterion": "apoz", "sparsity": 0.5, "data": np.full((4, 10, 10, 3), "x")}, "holds text"),
     ],
 )
 def test_bad_input_is_refused_and_the_model_untouched(arguments, message):
@@ -256,6 +420,9 @@ def test_bad_input_is_refused_and_the_model_untouched(arguments, message):
         ({"retrain": 3}, "function of the model"),
         ({"order": "sideways"}, "order must be"),
         ({"order": ["firts"]}, "order must be"),
+        ({"order": ["last", "last"]}, "each once"),
+        ({"order": 3}, "order must be"),
+        ({"order": []}, "order must be"),
         ({"selection": Selection(scope="global")}, "no ranking over all layers"),
     ],
 )

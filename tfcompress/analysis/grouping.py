@@ -1,19 +1,83 @@
 """Which groups a verb works on, and their scores."""
 
-import re
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import keras
 import numpy as np
 
-from tfcompress import criteria
+from tfcompress import _calls, _names, channels, criteria
+from tfcompress._names import Patterns
 from tfcompress._registry import near_miss
 from tfcompress.channels import ChannelGraph, Group
 from tfcompress.selection import POOLS
 
-Patterns = str | Sequence[str] | None
 ORDERS = ("forward", "backward")
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What a verb is about to do, found out before it does anything.
+
+    Attributes:
+        graph: of the model.
+        scores: group name -> `(size,)` scores in the model as it is, for the groups to prune.
+        sparsity: as it was given; a dict is one by group.
+        unscored: group name -> why a group that was meant is not pruned.
+    """
+
+    graph: ChannelGraph
+    scores: Mapping[str, np.ndarray]
+    sparsity: Any
+    unscored: Mapping[str, str]
+
+    @property
+    def groups(self) -> list[Group]:
+        return [self.graph[name] for name in self.scores]
+
+
+def plan(
+    model: keras.Model,
+    criterion: Any,
+    data: Any,
+    *,
+    sparsity: Any = None,
+    include: Patterns = None,
+    exclude: Patterns = None,
+    pool: str = "mean",
+) -> Plan:
+    """Finds out which groups to prune, and scores them, which checks the data, too.
+
+    Raises:
+        ValueError: the model, a name, a weight, the data or what the criterion gives is wrong, or nothing
+            is left to prune.
+    """
+    graph = channels.trace(model)
+    groups = chosen(graph, include, exclude)
+    sparsity = per_group(graph, groups, sparsity)
+    if isinstance(sparsity, Mapping):
+        groups = [group for group in groups if group.name in sparsity]
+    check_finite(model)
+    found = scores(model, graph, groups, criterion, data, pool)
+    unscored = {
+        group.name: f"criterion '{name_of(criterion)}' does not score it"
+        for group in groups
+        if group.name not in found
+    }
+    if not found:
+        raise ValueError(f"Criterion '{name_of(criterion)}' scores none of the groups {list(unscored)}.")
+    return Plan(graph, found, sparsity, unscored)
+
+
+def check_finite(model: keras.Model) -> None:
+    """Raises `ValueError` if a weight is NaN or infinite: nothing that is measured would mean anything."""
+    for path, _, weight in _calls.weights(model):
+        if not bool(keras.ops.all(keras.ops.isfinite(weight))):
+            raise ValueError(
+                f"Layer '{path}' has NaN or infinite weights in its {weight.name}; train it to finite values "
+                "first."
+            )
 
 
 def chosen(graph: ChannelGraph, include: Patterns = None, exclude: Patterns = None) -> list[Group]:
@@ -22,7 +86,7 @@ def chosen(graph: ChannelGraph, include: Patterns = None, exclude: Patterns = No
     Raises:
         ValueError: a pattern matches no layer, or nothing is left to prune.
     """
-    include, exclude = _patterns(include), _patterns(exclude)
+    include, exclude = _names.listed(include), _names.listed(exclude)
     for pattern in [*include, *exclude]:
         check_pattern(graph, pattern)
     groups = [
@@ -31,6 +95,10 @@ def chosen(graph: ChannelGraph, include: Patterns = None, exclude: Patterns = No
         if (not include or any(matches(group, p) for p in include))
         and not any(matches(group, p) for p in exclude)
     ]
+    return _some(graph, groups)
+
+
+def _some(graph: ChannelGraph, groups: Any) -> Any:
     if not groups:
         reasons = "; ".join(f"{group.name}: {group.locked or 'not included'}" for group in graph.groups)
         raise ValueError(f"Nothing can be pruned. {reasons or 'The model has no layer that makes channels.'}")
@@ -46,33 +114,48 @@ def check_pattern(graph: ChannelGraph, pattern: str) -> None:
 
 def matches(group: Group, pattern: str) -> bool:
     """Whether a name or regular expression is that of the group or of one of its layers, as a whole."""
-    return any(name == pattern or re.fullmatch(pattern, name) for name in (group.name, *group.layers))
+    return any(_names.matches(name, pattern) for name in (group.name, *group.layers))
 
 
 def per_group(graph: ChannelGraph, groups: Sequence[Group], sparsity: Any) -> Any:
-    """Turns a dict by layer name or pattern into a dict by group; the first match counts."""
+    """Turns a dict by layer name or pattern into a dict by group; the first match counts.
+
+    Raises:
+        ValueError: a pattern matches no layer, or none matches one of the groups.
+    """
     if not isinstance(sparsity, Mapping):
         return sparsity
-    for pattern in sparsity:
+    for pattern in _names.listed(list(sparsity)):
         check_pattern(graph, pattern)
     found = {
         group.name: [share for pattern, share in sparsity.items() if matches(group, pattern)]
         for group in groups
     }
-    return {name: shares[0] for name, shares in found.items() if shares}
+    return _some(graph, {name: shares[0] for name, shares in found.items() if shares})
 
 
 def scores(
     model: keras.Model,
+    graph: ChannelGraph,
     groups: Sequence[Group],
     criterion: Any,
     data: Any,
     pool: str,
 ) -> dict[str, np.ndarray]:
-    """Group name -> `(size,)` scores; groups the criterion cannot score are left out."""
+    """Group name -> `(size,)` scores; groups the criterion cannot score are left out.
+
+    Raises:
+        ValueError: the criterion gives something else than finite scores, one for each filter.
+    """
     layers = [path for group in groups for path in group.layers]
     score = criterion.score if hasattr(criterion, "score") else criterion
-    by_layer = score(model, layers, data)
+    found = score(model, layers, data)
+    if not isinstance(found, Mapping):
+        raise ValueError(
+            f"Criterion '{name_of(criterion)}' gave {type(found).__name__}, expected a dict from layers to "
+            "scores."
+        )
+    by_layer = {path: _checked(criterion, graph, path, found[path]) for path in layers if path in found}
     return {
         group.name: _pooled(group, by_layer, pool)
         for group in groups
@@ -91,11 +174,13 @@ def steps(graph: ChannelGraph, groups: Sequence[Group], order: str | Sequence[st
 
 
 def _given(names: list[str], order: str | Sequence[str]) -> list[str]:
-    if isinstance(order, str) or set(order) - set(names):
+    given = [] if isinstance(order, str) or not isinstance(order, Sequence) else list(order)
+    if not given or len(set(given)) < len(given) or set(given) - set(names):
         raise ValueError(
-            f"order must be one of {ORDERS} or a list of group names out of {names}, got {order!r}."
+            f"order must be one of {ORDERS} or a list of group names out of {names}, each once, "
+            f"got {order!r}."
         )
-    return list(order)
+    return given
 
 
 def _together(graph: ChannelGraph, names: list[str]) -> Iterator[list[str]]:
@@ -121,21 +206,29 @@ def criterion_of(identifier: Any) -> Any:
     return criterion
 
 
+def name_of(criterion: Any) -> str:
+    """What to call a criterion in a message."""
+    own = [getattr(criterion, "name", None), getattr(criterion, "__name__", None)]
+    return next(filter(None, own), type(criterion).__name__)
+
+
 def _pooled(group: Group, by_layer: Mapping[str, np.ndarray], pool: str) -> np.ndarray:
-    columns = [
-        _scored(path, by_layer[path], outputs) for path, outputs in group.layers.items() if path in by_layer
-    ]
+    columns = [by_layer[path][outputs] for path, outputs in group.layers.items() if path in by_layer]
     return POOLS[pool](np.concatenate(columns, axis=1), axis=1)
 
 
-def _scored(path: str, scores: np.ndarray, outputs: np.ndarray) -> np.ndarray:
-    scores = np.asarray(scores, float)
-    if scores.ndim != 1 or len(scores) <= outputs.max():
+def _checked(criterion: Any, graph: ChannelGraph, path: str, scores: Any) -> np.ndarray:
+    """The scores of a layer as floats; `ValueError` unless they are finite and one per filter."""
+    expected = sum(group.layers[path].size for group in graph if path in group.layers)
+    values = np.asarray(keras.ops.convert_to_numpy(scores))
+    if values.shape != (expected,) or values.dtype.kind not in "biuf":
         raise ValueError(
-            f"The criterion gave scores of shape {scores.shape} for layer '{path}', expected one per filter."
+            f"Criterion '{name_of(criterion)}' gave {values.dtype} scores of shape {values.shape} for layer "
+            f"'{path}', expected numbers of shape ({expected},), one per filter."
         )
-    return scores[outputs]
-
-
-def _patterns(patterns: Patterns) -> list[str]:
-    return [] if patterns is None else [patterns] if isinstance(patterns, str) else list(patterns)
+    if not np.isfinite(values).all():
+        raise ValueError(
+            f"Criterion '{name_of(criterion)}' gave NaN or infinite scores for layer '{path}', channels "
+            f"{np.flatnonzero(~np.isfinite(values))[:8].tolist()}."
+        )
+    return values.astype(float)

@@ -1,6 +1,6 @@
 """How much accuracy each layer costs (Li et al. 2017, section 3.1)."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import keras
@@ -22,12 +22,13 @@ def sensitivity(
     data: Any = None,
     include: grouping.Patterns = None,
     exclude: grouping.Patterns = None,
-    selection: Selection = Selection(round_to=1),
+    selection: Selection = Selection(round_to=1, floor=0.0),
 ) -> dict[str, dict[float, float]]:
     """Prunes each group of coupled layers alone, by more and more, without retraining.
 
     Layers whose accuracy falls early are sensitive: give them a low sparsity, or leave them out.
-    Channels are silenced in a copy, whose outputs are those of the pruned model, so that
+    Groups that must keep equal numbers, as around a grouped convolution, are pruned together and have
+    one curve. Channels are silenced in a copy, whose outputs are those of the pruned model, so that
     nothing is built anew and the model itself stays as it is, bit for bit.
 
     Args:
@@ -39,7 +40,7 @@ def sensitivity(
         data: see `tfcompress.prune`.
         include: see `tfcompress.prune`.
         exclude: see `tfcompress.prune`.
-        selection: rounding and pooling, see `Selection`.
+        selection: rounding, floor and pooling, see `Selection`.
 
     Returns:
         Group name -> sparsity -> what `evaluate` gave; the entry for 0.0 is the unpruned model.
@@ -56,18 +57,20 @@ def sensitivity(
     """
     criterion = grouping.criterion_of(criterion)
     for share in sparsities:
-        check_sparsity(share)
+        _check_share(share)
     if not callable(evaluate):
         raise ValueError(f"evaluate must be a function from a model to a number, got {evaluate!r}.")
-    graph = channels.trace(model)
-    scores = grouping.scores(model, grouping.chosen(graph, include, exclude), criterion, data, selection.pool)
+    plan = grouping.plan(model, criterion, data, include=include, exclude=exclude, pool=selection.pool)
     copy = _cloning.clone(model)
-    whole = float(evaluate(copy))
-    curves = {name: {0.0: whole} for name in scores}
-    for name, values in scores.items():
+    whole = _number(evaluate, copy)
+    curves = {name: {0.0: whole} for name in plan.scores}
+    for names in grouping.steps(plan.graph, plan.groups, "forward"):
+        scores = {name: plan.scores[name] for name in names}
         for share in sparsities:
-            keep = selection.masks({name: values}, share, graph.balances)
-            curves[name][float(share)] = float(_silenced(copy, graph, keep, evaluate))
+            keep = selection.masks(scores, share, plan.graph.balances)
+            result = _silenced(copy, plan.graph, keep, evaluate)
+            for name in names:
+                curves[name][float(share)] = result
     return curves
 
 
@@ -78,7 +81,23 @@ def _silenced(copy: keras.Model, graph: channels.ChannelGraph, keep: dict, evalu
     ]
     for weight, mask, value in silenced:
         weight.assign(value * mask)
-    result = evaluate(copy)
+    result = _number(evaluate, copy)
     for weight, _, value in silenced:
         weight.assign(value)
     return result
+
+
+def _check_share(share: Any) -> None:
+    if isinstance(share, Mapping) or callable(share):
+        raise ValueError(f"sparsities are numbers in [0, 1), got {share!r}.")
+    check_sparsity(share)
+
+
+def _number(evaluate: Callable, model: keras.Model) -> float:
+    result = evaluate(model)
+    try:
+        return float(result)
+    except (TypeError, ValueError) as error:
+        raise ValueError(
+            f"evaluate must return a number, e.g. one of its metrics, got {result!r}."
+        ) from error

@@ -3,9 +3,9 @@
 from typing import Any
 
 import keras
+import numpy as np
 
-from tfcompress._arrays import to_numpy
-from tfcompress.callbacks.training import planned_steps, steps_ahead, sync
+from tfcompress.callbacks.training import batches_ahead, planned_batches, steps, sync
 from tfcompress.layers import MaskedWeight, MaskRule, masked_weights
 from tfcompress.layers.constrained import hide, is_constrained
 
@@ -44,6 +44,10 @@ class UpdateMasks(keras.callbacks.Callback):
         super().__init__()
         self.per_layer = per_layer
 
+    def set_model(self, model: keras.Model) -> None:
+        super().set_model(model)
+        self._given = steps(model, 1) if model.compiled else None
+
     def on_train_begin(self, logs: Any = None) -> None:
         self._masked = masked_weights(self.model)
         if not self._masked:
@@ -52,21 +56,38 @@ class UpdateMasks(keras.callbacks.Callback):
                 "with tfcompress.wrap(model, rule), or call tfcompress.constrain(model, rule)."
             )
         self._rules = _by_rule(self._masked)
-        first = int(to_numpy(self.model.optimizer.iterations))
-        planned = planned_steps(self.params)
+        self._begun = False
+
+    def on_epoch_begin(self, epoch: int, logs: Any = None) -> None:
+        # Not in on_train_begin, when BackupAndRestore may be yet to come, and the first epoch is not known.
+        if self._begun:
+            return
+        self._begun = True
+        if steps(self.model, 1) != self._given:
+            self._recall()
+        planned = planned_batches(self.params, epoch)
         for rule, masked in self._rules.items():
-            _check_fires(rule, masked, first, planned)
+            _check_fires(rule, masked, steps(self.model, planned or 1), planned is not None)
+
+    def _recall(self) -> None:
+        """After BackupAndRestore: masks of constraints are in no backup, but the zeros they made are."""
+        step = steps(self.model, 1).start
+        for rule, masked in self._rules.items():
+            first = rule.next_update(0)
+            if first is not None and first < step:
+                constrained = [weight for weight in masked if is_constrained(weight)]
+                self._assign(constrained, [weight.value != 0 for weight in constrained])
 
     def on_train_batch_begin(self, batch: int, logs: Any = None) -> None:
         sync(self.model)
-        step = int(to_numpy(self.model.optimizer.iterations))
+        ahead = steps(self.model, batches_ahead(self.model))
         for rule, masked in self._rules.items():
-            due = _last_due(rule, step, step + steps_ahead(self.model))
+            due = _last_due(rule, ahead)
             if due is not None:
-                self._update(rule, masked, due)
+                self._assign(masked, rule.update(masked, due))
 
-    def _update(self, rule: MaskRule, masked: list[MaskedWeight], step: int) -> None:
-        for weight, mask in zip(masked, rule.update(masked, step), strict=True):
+    def _assign(self, masked: list[MaskedWeight], masks: list[np.ndarray]) -> None:
+        for weight, mask in zip(masked, masks, strict=True):
             weight.mask.assign(mask)
         constrained = [weight for weight in masked if is_constrained(weight)]
         for weight in constrained:
@@ -89,10 +110,10 @@ class UpdateMasks(keras.callbacks.Callback):
                 hide(masked)
 
 
-def _last_due(rule: MaskRule, start: int, stop: int) -> int | None:
-    """The last step in `[start, stop)` at which the rule updates masks."""
-    last, due = None, rule.next_update(start)
-    while due is not None and due < stop:
+def _last_due(rule: MaskRule, ahead: range) -> int | None:
+    """The last of these steps at which the rule updates masks."""
+    last, due = None, rule.next_update(ahead.start)
+    while due is not None and due < ahead.stop:
         last, due = due, rule.next_update(due + 1)
     return last
 
@@ -105,14 +126,16 @@ def _by_rule(masked: list[MaskedWeight]) -> dict[MaskRule, list[MaskedWeight]]:
     return rules
 
 
-def _check_fires(rule: MaskRule, masked: list[MaskedWeight], first: int, planned: int | None) -> None:
+def _check_fires(rule: MaskRule, masked: list[MaskedWeight], ahead: range, planned: bool) -> None:
     """Raises `ValueError` if masks that were never updated will not be, either."""
-    due = rule.next_update(first)
-    late = due is None or (planned is not None and due >= first + planned)
-    if late and all(weight.kept.all() for weight in masked):
-        when = "never again" if due is None else f"at step {due}"
-        plan = "" if planned is None else f" and fit() plans {planned}"
-        raise ValueError(
-            f"{rule} would update no mask: the training is at step {first}{plan}, the next update comes "
-            f"{when}. Let the schedule begin earlier, or train longer."
-        )
+    due = rule.next_update(ahead.start)
+    late = due is None or (planned and due >= ahead.stop)
+    if not late or not all(weight.kept.all() for weight in masked):
+        return
+    plan = f" and fit() plans {len(ahead)}" if planned else ""
+    when = (
+        "no update is due any more. Let the schedule end later."
+        if due is None
+        else f"the next update is due at step {due}. Let the schedule begin earlier, or train longer."
+    )
+    raise ValueError(f"{rule} would update no mask: the training is at step {ahead.start}{plan}, and {when}")

@@ -3,6 +3,7 @@
 import json
 import math
 import warnings
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -34,17 +35,20 @@ class ReachSparsity(keras.callbacks.Callback):
 
     which is integral control of the logarithm of the strength. Watching the lives, not the share of
     zeros, it sees long before the first group dies whether it is too fast, and overshoots at most by the
-    groups that die together between two looks.
+    groups that die together between two looks. Of what is still missing at the end of these epochs the
+    groups of least life are set to zero at once; where the strength could do its work, they are nearly so.
 
     Once the sparsity is reached, the strength is frozen. With `release` it becomes 0, the zero groups are
     held at zero, and what is left of the `fit` is fine-tuning.
 
     Use it with a model whose groups become exactly zero: `constraints.Proximal`, or `GroupLasso` with
-    `constraints.Threshold` (see there). At the end of an epoch `logs` get `"group_sparsity"`, the share of
-    groups that are zero, and `"strength"`, the mean of the strengths with which its last step was taken.
+    `constraints.Threshold` (see there). At the end of an epoch `logs` get `"group_sparsity"`, the share that
+    is zero, and `"strength"`, the mean of the strengths with which its last step was taken.
 
     Args:
-        sparsity: the share of groups to be zero, in (0, 1), over all kernels that have a penalty.
+        sparsity: the share to be zero, in (0, 1), over all kernels that have a penalty.
+        of: `"groups"`: of the groups. `"weights"`: of the weights in them, where a group counts as much as
+            it is large.
         epochs: by the end of how many epochs to be there, counted from the beginning of all training;
             None for two thirds of those of `fit`, which leaves the rest to fine-tuning.
         looks: how many times to look and adapt in these epochs, if there are as many steps; at least
@@ -84,6 +88,7 @@ class ReachSparsity(keras.callbacks.Callback):
         self,
         sparsity: float,
         *,
+        of: str = "groups",
         epochs: int | None = None,
         looks: int = 20,
         groups: str | None = None,
@@ -102,7 +107,8 @@ class ReachSparsity(keras.callbacks.Callback):
         _check("bounds", bounds, "two positive numbers in order", 0 < bounds[0] < bounds[1])
         if groups not in (None, *regularizers.GROUPS):
             raise ValueError(near_miss("groups", groups, regularizers.GROUPS))
-        self.sparsity, self.epochs, self.looks = sparsity, epochs, looks
+        _check("of", of, "'groups' or 'weights'", of in ("groups", "weights"))
+        self.sparsity, self.of, self.epochs, self.looks = sparsity, of, epochs, looks
         self.groups, self.threshold = groups, threshold
         self.change, self.bounds, self.release = change, bounds, release
         self.backup = None if backup is None else Path(backup)
@@ -124,6 +130,7 @@ class ReachSparsity(keras.callbacks.Callback):
             )
         # How the strengths differ from kernel to kernel stays as it was.
         self._shares = strengths / strengths.mean() if strengths.all() else np.ones(len(strengths))
+        self._counts = self._shares_of_groups()
         self._state: _State | None = None
         self._zeros = Zeros(self.model)
 
@@ -142,6 +149,7 @@ class ReachSparsity(keras.callbacks.Callback):
         assert self._state is not None
         strength = self._state.strength
         self._look(epoch + 1)
+        self._follow(self._state)  # holds also what died later
         self._zeros.apply()
         self._states[int(to_numpy(self.model.optimizer.iterations))] = self._state
         self._save()
@@ -153,8 +161,8 @@ class ReachSparsity(keras.callbacks.Callback):
         self._zeros.release()
         if self._state is not None and not self._state.reached:
             warnings.warn(
-                f"ReachSparsity(sparsity={self.sparsity}) got to {self._sparsity():.3f} only. Train for more "
-                "epochs, begin with a larger strength, or let it change faster (looks=, change=).",
+                f"ReachSparsity(sparsity={self.sparsity}) got to {self._sparsity():.3f} only: training ended "
+                f"before the {self._planned} epochs in which to get there. Give it fewer with epochs=.",
                 stacklevel=2,
             )
 
@@ -168,16 +176,19 @@ class ReachSparsity(keras.callbacks.Callback):
         """Adapts the strength, if it is time; `epochs` have been trained so far."""
         assert self._state is not None
         last = self._state
-        if not last.reached and epochs - last.epochs >= min(self._planned / self.looks, 1) - 1e-9:
+        due = epochs - last.epochs >= min(self._planned / self.looks, 1) - 1e-9
+        if not last.reached and (due or epochs >= self._planned):
             sync(self.model)
             self._state = self._next(last, epochs)
             self._follow(self._state)
 
     def _next(self, last: "_State", epochs: float) -> "_State":
         life = self._life()
-        if self._sparsity() >= self.sparsity:
+        if epochs >= self._planned:
+            self._cut(life)
+        if self._sparsity() >= self.sparsity - 1e-9:
             return _State(0.0 if self.release else last.strength, life, epochs, True)
-        wanted = life / max(self._planned - epochs, epochs - last.epochs)
+        wanted = life / (self._planned - epochs)
         seen = (last.life - life) / (epochs - last.epochs)
         ratio = wanted / seen if seen > 0 else self.change
         strength = last.strength * min(max(ratio, 1 / self.change), self.change)
@@ -202,20 +213,44 @@ class ReachSparsity(keras.callbacks.Callback):
             masks[id(weight)] = weight, other & lasso.mask(weight, self.threshold)
         return list(masks.values())
 
+    def _cut(self, life: float) -> None:
+        """Sets to zero what does not live longer than this."""
+        for (weight, lasso), share in zip(self._found, self._shares, strict=True):
+            lives = lasso.spread(self._lives(weight, lasso, share) > life, weight.shape)
+            weight.assign(np.where(lives, to_numpy(weight), 0))
+
     # -------------------------------------------------------------- measures
 
     def _sparsity(self) -> float:
-        zeroed = [lasso.zeroed(weight, self.threshold) for weight, lasso in self._found]
-        return float(np.mean(np.concatenate(zeroed)))
+        """The share that is zero."""
+        return float(
+            self._over_groups(lambda weight, lasso, _: lasso.zeroed(weight, self.threshold)) @ self._counts
+        )
 
     def _life(self) -> float:
         """The life of the group that has to go last."""
-        lives = [
-            np.where(lasso.zeroed(weight, self.threshold), 0, lasso.lives(weight, share))
-            for (weight, lasso), share in zip(self._found, self._shares, strict=True)
-        ]
-        every = np.sort(np.concatenate(lives))
-        return float(every[math.ceil(self.sparsity * len(every)) - 1])
+        lives = self._over_groups(self._lives)
+        order = np.argsort(lives)
+        last = int(np.searchsorted(np.cumsum(self._counts[order]), self.sparsity - 1e-9))
+        return float(lives[order][min(last, len(lives) - 1)])
+
+    def _lives(self, weight: Any, lasso: Any, share: float) -> np.ndarray:
+        return np.where(lasso.zeroed(weight, self.threshold), 0, lasso.lives(weight, share))
+
+    def _over_groups(self, measure: Callable[[Any, Any, float], np.ndarray]) -> np.ndarray:
+        """A measure of every group of every kernel: `(groups,)`."""
+        found = zip(self._found, self._shares, strict=True)
+        return np.concatenate([measure(weight, lasso, share) for (weight, lasso), share in found])
+
+    def _shares_of_groups(self) -> np.ndarray:
+        """How much each group counts, `(groups,)`, all together 1."""
+
+        def counts(weight: Any, lasso: Any, _: float) -> np.ndarray:
+            groups = lasso.norms(weight).shape[0]
+            return np.full(groups, 1 if self.of == "groups" else math.prod(weight.shape) / groups)
+
+        found = self._over_groups(counts)
+        return found / found.sum()
 
     # -------------------------------------------------------------- state
 
@@ -232,6 +267,8 @@ class ReachSparsity(keras.callbacks.Callback):
                 "on with that of the model. Give ReachSparsity(backup=...) a file to keep it in.",
                 stacklevel=2,
             )
+        if known is not None and known.reached and known.epochs == epoch:
+            self._cut(known.life)  # done already, unless BackupAndRestore saved before this callback's turn
         strength = float(np.mean([lasso.strength for _, lasso in self._found]))
         return known or _State(strength, self._life(), epoch, False)
 

@@ -2,16 +2,29 @@
 
 import keras
 
-
-def planned_steps(params: dict) -> int | None:
-    """The most steps that `fit` will take; None where the data does not tell its length."""
-    steps = params.get("steps")
-    return None if steps is None else steps * params["epochs"]
+from tfcompress._arrays import to_numpy
 
 
-def steps_ahead(model: keras.Model) -> int:
-    """How many steps are taken before callbacks are asked again."""
+def planned_batches(params: dict, epoch: int) -> int | None:
+    """On how many batches `fit` trains from this epoch on; None where the data does not tell its length."""
+    batches = params.get("steps")
+    return None if batches is None else batches * (params["epochs"] - epoch)
+
+
+def batches_ahead(model: keras.Model) -> int:
+    """On how many batches the model is trained before callbacks are asked again."""
     return int(getattr(model, "steps_per_execution", None) or 1)
+
+
+def steps(model: keras.Model, batches: int) -> range:
+    """The steps, counted as by `optimizer.iterations`, to which the next batches, at least one, belong.
+
+    Where gradients are accumulated, several batches make one step.
+    """
+    optimizer = getattr(model.optimizer, "inner_optimizer", model.optimizer)
+    batches_per_step = optimizer.gradient_accumulation_steps or 1
+    seen = int(to_numpy(optimizer._iterations))
+    return range(seen // batches_per_step, (seen + batches - 1) // batches_per_step + 1)
 
 
 def sync(model: keras.Model) -> None:

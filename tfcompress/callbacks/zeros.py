@@ -55,6 +55,22 @@ class Zeros:
         self.masks = {}
 
 
+def release_stale(model: keras.Model) -> None:
+    """Takes off masks that a training left on which ended in an error, so that nobody released them.
+
+    To be called when training begins, before any callback has set masks of its own.
+    """
+    stale = [weight for weight in model.weights if isinstance(weight.constraint, _Mask)]
+    for weight in stale:
+        weight.constraint = _beneath(weight.constraint)
+    if stale:
+        model.make_train_function(force=True)
+
+
+def _beneath(constraint: Any) -> Any:
+    return _beneath(constraint.before) if isinstance(constraint, _Mask) else constraint
+
+
 class _Mask(keras.constraints.Constraint):
     """Zeroes after every update, behind the constraint that was there before."""
 
@@ -62,5 +78,6 @@ class _Mask(keras.constraints.Constraint):
         self.mask, self.before = mask, before
 
     def __call__(self, value: Any) -> Any:
-        value = value if self.before is None else self.before(value)
+        # JAX hands constraints the variable itself, and its `where` does not take one.
+        value = keras.ops.convert_to_tensor(value if self.before is None else self.before(value))
         return keras.ops.where(self.mask, value, keras.ops.zeros((), value.dtype))

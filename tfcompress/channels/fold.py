@@ -10,8 +10,10 @@ from keras import layers
 
 from tfcompress import _calls, _cloning
 from tfcompress._arrays import to_numpy
+from tfcompress.channels.constants import Seen, unwrapped, watch
 from tfcompress.channels.graph import ChannelGraph
-from tfcompress.channels.ids import Axis
+from tfcompress.channels.ids import Ids, Keep
+from tfcompress.channels.specs import stock_class
 
 _READERS = (
     layers.Dense,
@@ -27,24 +29,48 @@ _READERS = (
 
 
 class _Reading(NamedTuple):
-    """One call of a layer that reads removed channels, and what it read from several images."""
+    """One tensor that one call of a layer reads.
+
+    `path` and `layer` are those of the layer that has the weights: where `TimeDistributed` runs it, the
+    one inside, and then `steps` counts the leading axes that are not its own. `values` is one
+    image of what it reads, without batch axis, zero but for removed channels that are constant;
+    `ids` are those of these channels.
+    """
 
     path: str
-    layer: keras.layers.Layer
-    inputs: np.ndarray
-    axis: int
-    removed: np.ndarray
+    layer: Any
+    steps: int
+    values: np.ndarray
+    ids: np.ndarray
 
 
 def fold_constants(model: keras.Model, graph: ChannelGraph, keep: Mapping[str, np.ndarray]) -> keras.Model:
     """Returns a copy in which removed channels that are constant are added to biases instead.
 
-    A filter that is all zero still sends a constant through BatchNormalization and activation.
-    Here a channel counts as constant if random inputs leave it the same, position by position. What
-    the reading layer makes of it is added to that layer's bias (which it gets if it has none). That
-    is exact where the layer is Dense or does not pad; where padding makes the contribution
-    differ between border and middle, the mean over positions is added, and a warning says by
-    how much the border is off.
+    A filter that is all zero still sends a constant through BatchNormalization and activation. What
+    the layer that reads it makes of that constant is added to this layer's bias (which it gets if it
+    has none). Constant is what stays the same whatever the weighted layers before say wherever
+    their filters are not zero (see `channels.constants`); channels that only look constant on some
+    data are not folded. Readers are Dense and the convolutions, also grouped, separable and
+    transposed ones, subclasses that inherit `call`, and those inside `TimeDistributed`.
+
+    It is exact, to rounding, where every output sees the same of the constant. The mean over positions is
+    added, and a warning says by how much single positions are off, where
+
+    * the reader pads (`"same"`, `"causal"`): at the border it sees less of the constant;
+    * the reader is transposed: there windows overlap in different numbers, at the border and, if the
+      strides do not divide the kernel, everywhere;
+    * the constant itself differs from position to position: behind ZeroPadding, or behind a depthwise
+      convolution that pads. Where the model leaves its input size open, the mean is that at size 16.
+
+    The channels are lost, their constants with them, and a warning names their group and the reader, where
+
+    * the reader is of another kind: a recurrent layer, attention, a layer registered by the user, or a
+      model inside `TimeDistributed`;
+    * the reader is called several times and does not read the same constants each time.
+
+    In training, too, it is exact only as long as the constant would have stayed one: in training mode Dropout
+    in between would have varied it, and further steps would have changed it.
 
     The weights that read those channels are unchanged: follow up with `shrink`, as
     `shrink(..., fold_constants=True)` does.
@@ -52,93 +78,117 @@ def fold_constants(model: keras.Model, graph: ChannelGraph, keep: Mapping[str, n
     Raises:
         ValueError: as `shrink`.
     """
-    readings = [r for r in _readings(model, graph, keep) if _constant(r).any()]
-    lacking = {reading.path for reading in readings if not reading.layer.use_bias}
+    shares: dict[str, np.ndarray] = {}
+    readers: dict[str, Any] = {}
+    for path, readings in _by_reader(model, graph, graph.keep_ids(keep)).items():
+        fault = _fault(readings)
+        if fault is None:
+            shares[path], readers[path] = _share(readings[0]), readings[0].layer
+        else:
+            _say_lost(graph, readings, fault)
+    lacking = {path for path in shares if not readers[path].use_bias}
     copy = _cloning.copy(model, configure=lambda path: {"use_bias": True} if path in lacking else {})
     targets = dict(_calls.walk(copy))
-    for reading in readings:
-        share = _contribution(reading)
-        mean = share.mean(axis=tuple(range(share.ndim - 1)))
-        off = float(np.abs(share - mean).max())
-        if off > 1e-6 * max(1.0, float(np.abs(mean).max())):
-            warnings.warn(
-                f"Constants folded into the bias of '{reading.path}' are exact only on average over "
-                f"positions: its padding makes them differ by up to {off:.2g} at the border.",
-                stacklevel=3,
-            )
-        bias = targets[reading.path].bias
-        bias.assign(to_numpy(bias) + mean)
+    for path, share in shares.items():
+        bias = targets[path].bias
+        bias.assign(share if path in lacking else to_numpy(bias) + share)
     return copy
 
 
-def _readings(model: keras.Model, graph: ChannelGraph, keep: Mapping[str, np.ndarray]) -> Iterator[_Reading]:
-    kept = graph.keep_ids(keep)
-    for path, (layer, calls) in _inputs_of_readers(model).items():
-        axes = [
-            axis
-            for (p, _), known in graph.ledger.axes.items()
-            if p == path
-            for axis in known.values()
-            if axis.reads
-        ]
-        if len(calls) == 1 and axes and axes[0].ids.ndim == 1:
-            inputs = calls[0]
-            axis = 1 if getattr(layer, "data_format", None) == "channels_first" else inputs.ndim - 1
-            removed = ~kept[_input_ids(axes[0], inputs.shape[axis])]
-            if removed.any():
-                yield _Reading(path, layer, inputs, axis, removed)
+# ------------------------------------------------------------------ who reads which constants
 
 
-def _input_ids(axis: Axis, channels: int) -> np.ndarray:
-    """The ids of a layer's inputs; a depth multiplier repeats them in its pointwise kernel."""
-    return axis.ids[:: len(axis.ids) // channels]
+def _by_reader(model: keras.Model, graph: ChannelGraph, kept: Keep) -> dict[str, list[_Reading]]:
+    """layer path -> all it reads, for layers that read removed constants."""
+    readings: dict[str, list[_Reading]] = {}
+    for seen in watch(model, _reads(model, graph), through=False):
+        for reading in _readings(seen, graph.ledger.tensors[seen.path, seen.number], kept):
+            readings.setdefault(reading.path, []).append(reading)
+    return {path: found for path, found in readings.items() if any(len(r.ids) for r in found)}
 
 
-def _inputs_of_readers(model: keras.Model) -> dict[str, tuple[Any, list[np.ndarray]]]:
-    """layer path -> (layer, its input at each call), for three random images."""
-    paths = {id(operation): path for path, operation in _calls.walk(model)}
-    found: dict[str, tuple[Any, list[np.ndarray]]] = {}
-
-    def call(step: _calls.Call, args: Any, kwargs: dict) -> Any:
-        if _calls.is_functional(step.operation):
-            return _calls.read(step.operation).run(_calls.tensors(args, kwargs), call)
-        if type(step.operation) in _READERS:
-            read = found.setdefault(paths[id(step.operation)], (step.operation, []))
-            read[1].append(keras.ops.convert_to_numpy(args[0]))
-        return step.operation(*args, **kwargs)
-
-    _calls.read(model).run(_probes(model), call)
-    return found
+def _reads(model: keras.Model, graph: ChannelGraph) -> Any:
+    """operation -> whether it has weights, itself or inside, that read channels."""
+    paths = [path for (path, _), axes in graph.ledger.axes.items() if any(a.reads for a in axes.values())]
+    reading = {
+        id(operation)
+        for path, operation in _calls.walk(model)
+        if any(f"{p}/".startswith(f"{path}/") for p in paths)
+    }
+    return lambda operation: id(operation) in reading and not _calls.is_functional(operation)
 
 
-def _probes(model: keras.Model) -> list:
-    rng = np.random.default_rng(0)
-    shapes = [(3, *(size or 16 for size in tensor.shape[1:])) for tensor in model.inputs]
-    return [
-        keras.ops.cast(
-            rng.normal(size=shape) if t.dtype.startswith("float") else rng.integers(0, 2, shape), t.dtype
+def _readings(seen: Seen, tensors: list[Ids], kept: Keep) -> Iterator[_Reading]:
+    inner, steps = unwrapped(seen.operation)
+    path = "/".join([seen.path, *(layer.name for layer in inner)])
+    layer = [seen.operation, *inner][-1]
+    for ids, values, same in zip(tensors, seen.values, seen.same, strict=True):
+        if len(ids.varying) != 1:
+            continue
+        by_channel = np.moveaxis(values, ids.varying[0], -1)
+        places = tuple(range(values.ndim - 1))
+        constant = np.moveaxis(same, ids.varying[0], -1).all(axis=places) & (by_channel != 0).any(axis=places)
+        channels = ids.array.ravel()
+        gone = constant & ~kept[channels]
+        alone = np.moveaxis(by_channel * gone, -1, ids.varying[0])
+        yield _Reading(path, layer, steps, alone, channels[gone])
+
+
+def _fault(readings: list[_Reading]) -> str | None:
+    """Why the bias of a layer cannot take the constants it reads; None if it can."""
+    first, *others = readings
+    if stock_class(first.layer, _READERS) is None:
+        return f"{type(first.layer).__name__} cannot hold them in a bias"
+    if any(not np.allclose(_mean(first), _mean(other), rtol=1e-5, atol=1e-6) for other in others):
+        return "it is called several times and reads other constants each time"
+    return None
+
+
+def _say_lost(graph: ChannelGraph, readings: list[_Reading], fault: str) -> None:
+    classes = graph.class_of[np.concatenate([reading.ids for reading in readings])]
+    for group in graph.free:
+        lost = np.isin(group.classes, classes)
+        if lost.any():
+            warnings.warn(
+                f"{lost.sum()} channels of group '{group.name}' are constant, but what '{readings[0].path}' "
+                f"makes of them is lost: {fault}.",
+                stacklevel=4,
+            )
+
+
+# ------------------------------------------------------------------ what it makes of them
+
+
+def _share(reading: _Reading) -> np.ndarray:
+    """What goes into the bias, `(outputs,)`."""
+    made, mean = _made(reading), _mean(reading)
+    off = float(np.abs(made - mean).max())
+    if off > 1e-6 * max(1.0, float(np.abs(mean).max())):
+        warnings.warn(
+            f"Constants folded into the bias of '{reading.path}' are exact only on average over positions: "
+            f"padding, or windows that overlap unevenly, make them differ by up to {off:.2g} at some.",
+            stacklevel=4,
         )
-        for shape, t in zip(shapes, model.inputs, strict=True)
-    ]
+    return mean
 
 
-def _constant(reading: _Reading) -> np.ndarray:
-    """Which of the removed channels are the same, and not zero, for all images."""
-    first = np.moveaxis(reading.inputs, reading.axis, -1)
-    places = tuple(range(first.ndim - 1))
-    same = (first == first[:1]).all(axis=places)
-    return same & (first != 0).any(axis=places) & reading.removed
+def _mean(reading: _Reading) -> np.ndarray:
+    made = _made(reading)
+    return made.mean(axis=tuple(range(made.ndim - 1)))
 
 
-def _contribution(reading: _Reading) -> np.ndarray:
-    """What the layer makes of the constant channels alone, `(positions..., outputs)`."""
-    shape = [1] * reading.inputs.ndim
-    shape[reading.axis] = -1
-    alone = reading.inputs[:1] * _constant(reading).reshape(shape)
-    config = {**reading.layer.get_config(), "activation": None, "use_bias": False}
-    linear = type(reading.layer).from_config(config)
-    linear.build(alone.shape)
-    for weight, source in zip(linear.weights, reading.layer.weights, strict=False):
+def _made(reading: _Reading) -> np.ndarray:
+    return contribution(reading.layer, reading.values.reshape(-1, *reading.values.shape[reading.steps :]))
+
+
+def contribution(layer: Any, inputs: np.ndarray) -> np.ndarray:
+    """What a reader makes of `inputs`, without bias and activation: `(batch, positions..., outputs)`."""
+    stock: Any = stock_class(layer, _READERS)
+    config = {**stock.get_config(layer), "dtype": layer.variable_dtype, "activation": None, "use_bias": False}
+    linear = stock.from_config(config)
+    linear.build(inputs.shape)
+    for weight, source in zip(linear.weights, layer.weights, strict=False):
         weight.assign(source.value)
-    made = keras.ops.convert_to_numpy(linear(alone))[0]
-    return np.moveaxis(made, 0, -1) if reading.axis == 1 and made.ndim > 1 else made
+    made = np.asarray(keras.ops.convert_to_numpy(linear(inputs)), "float64")
+    first = getattr(layer, "data_format", None) == "channels_first"
+    return np.moveaxis(made, 1, -1) if first else made

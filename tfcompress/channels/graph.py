@@ -30,7 +30,7 @@ class Group:
 
     Attributes:
         name: the first of its layers; with `/2`, `/3` where one layer's channels are in several
-            groups.
+            groups. It stays the same when some of the group's channels have been removed.
         layers: layer path -> `(size, n)` int array, the outputs of that layer in each entry.
         locked: why none of it can be removed; None if it can.
     """
@@ -47,9 +47,10 @@ class Group:
 
 @dataclass(frozen=True)
 class Balance:
-    """Blocks of channels that must keep equal numbers, as the groups of a grouped convolution do.
+    """Blocks of channels that must keep equal numbers.
 
-    Each block maps group name -> `(size,)` int array: how many of the block's channels each entry
+    Such are the groups of a grouped convolution, and the two directions of a `Bidirectional`. Each block
+    maps group name -> `(size,)` int array: how many of the block's channels each entry
     of that group holds. `fixed` is the number of locked channels in each block.
     """
 
@@ -166,7 +167,8 @@ class ChannelGraph:
                 names = sorted({name for block in balance.blocks for name in block})
                 raise ValueError(
                     f"A grouped layer needs equal numbers from each of its blocks over the groups {names}, "
-                    f"but they would keep {counts}. tfcompress.select finds masks that fit."
+                    f"but they would keep {counts}. Selection().masks(scores, sparsity, graph.balances) of "
+                    "tfcompress finds masks that fit."
                 )
 
 
@@ -218,8 +220,8 @@ def _assemble(ledger: Ledger, shapes: dict, approximate: bool) -> ChannelGraph:
         counts = tuple((path, len(indices)) for path, indices in outputs.items())
         key = (reasons[class_], tuple(outputs)) if class_ in reasons else (counts, labels.get(class_, ()))
         alike.setdefault(key, []).append(class_)
-    names: dict[str, int] = {}
-    groups = [_group(classes, members, reasons, names) for classes in alike.values()]
+    names = _names(alike, members, reasons)
+    groups = [_group(names[key], classes, members, reasons) for key, classes in alike.items()]
     balances = _balances(ledger, class_of, groups)
     return ChannelGraph(tuple(groups), balances, dict(ledger.unknown), ledger, class_of, shapes, approximate)
 
@@ -233,10 +235,19 @@ def _labels(ledger: Ledger, class_of: np.ndarray) -> dict[int, tuple]:
     return labels
 
 
-def _group(classes: list[int], members: dict, reasons: dict, names: dict[str, int]) -> Group:
-    first = next(iter(members[classes[0]]))
-    names[first] = names.get(first, 0) + 1
-    name = first if names[first] == 1 else f"{first}/{names[first]}"
+def _names(alike: dict[tuple, list[int]], members: dict, reasons: dict) -> dict[tuple, str]:
+    """Names by the first layer, and numbers by what no removal changes, such as the part of a split."""
+    by_layer: dict[str, list[tuple]] = {}
+    for key, (class_, *_) in alike.items():
+        by_layer.setdefault(next(iter(members[class_])), []).append(key)
+    names = {}
+    for first, keys in by_layer.items():
+        for number, key in enumerate(sorted(keys, key=lambda key: (alike[key][0] in reasons, key[::-1])), 1):
+            names[key] = first if number == 1 else f"{first}/{number}"
+    return names
+
+
+def _group(name: str, classes: list[int], members: dict, reasons: dict) -> Group:
     paths = list(members[classes[0]])
     rows = {path: [members[class_].get(path, []) for class_ in classes] for path in paths}
     if classes[0] not in reasons:

@@ -47,6 +47,15 @@ class Ids:
                 array = first
         return cls(array, full.shape)
 
+    def resized(self, shape: tuple[int, ...] | None) -> "Ids":
+        """Under the lengths that the trace gives this tensor; where one is open, others may have come out.
+
+        The ids stay as they are if they vary along such an axis, or if `shape` is None.
+        """
+        if shape is None or any(self.shape[axis] != shape[axis] for axis in self.varying):
+            return self
+        return Ids(self.array, shape)
+
     @property
     def varying(self) -> list[int]:
         """The axes along which the ids differ."""
@@ -83,7 +92,10 @@ Keep = np.ndarray  # bool per id: True where the channel stays
 
 @dataclass
 class Ledger:
-    """What a trace has learned so far. `paths` gives the path of each operation by its `id()`."""
+    """What a trace has learned so far.
+
+    `paths` gives the path of each operation by its `id()`, `tensors` what each call of each path is given.
+    """
 
     paths: dict[int, str] = field(default_factory=dict)
     reasons: dict[int, str] = field(default_factory=lambda: {0: "zeros from padding"})
@@ -94,6 +106,7 @@ class Ledger:
     edits: dict[str, list[Callable[[Keep], dict]]] = field(default_factory=dict)
     arguments: dict[tuple[str, int], Callable[[Keep], Any]] = field(default_factory=dict)
     unknown: dict[str, str] = field(default_factory=dict)
+    tensors: dict[tuple[str, int], list[Ids]] = field(default_factory=dict)
     ties: list[tuple[np.ndarray, np.ndarray]] = field(default_factory=list)
     count: int = 1
 

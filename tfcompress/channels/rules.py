@@ -5,6 +5,7 @@ learns, and returns the ids of the outputs. Layers that need a rule of their own
 """
 
 from collections.abc import Callable
+from itertools import zip_longest
 from typing import Any
 
 import keras
@@ -19,6 +20,8 @@ from tfcompress.channels.visits import (
     Visit,
     channel_axis,
     each_channel,
+    lock,
+    mixing_activation,
     note_axes,
     opaque,
     produce,
@@ -32,13 +35,16 @@ from tfcompress.channels.visits import (
 def run(ledger: Ledger, model: keras.Model, inputs: list[Ids], approximate: bool) -> list:
     """Visits every call of `model` and returns the ids of its outputs."""
     recipe = _calls.read(model)
-    for ref, ids in zip(keras.tree.flatten(recipe.inputs), inputs, strict=True):
+    refs = keras.tree.flatten(recipe.inputs)
+    inputs = [ids.resized(known_shape(recipe.shapes[ref])) for ref, ids in zip(refs, inputs, strict=True)]
+    for ref, ids in zip(refs, inputs, strict=True):
         _resize_input(ledger, recipe.operations[ref.operation], ids)
 
     def call(step: _calls.Call, args: Any, kwargs: dict) -> list[Ids | None]:
         path = ledger.paths[id(step.operation)]
         shapes = [shape and known_shape(shape) for shape in recipe.output_shapes(step)]
         v = Visit(ledger, step.operation, path, step.index, args, kwargs, shapes, approximate)
+        ledger.tensors[path, step.index] = v.tensors
         return nested(v) if _calls.is_functional(step.operation) else visit(v)
 
     return recipe.run(inputs, call)
@@ -46,20 +52,17 @@ def run(ledger: Ledger, model: keras.Model, inputs: list[Ids], approximate: bool
 
 def visit(v: Visit) -> list[Ids | None]:
     """Applies the rule of the visited operation."""
+    lock(v, f"'{v.path}' uses it as a mask", v.masks)
     spec = specs.lookup(v.operation)
     if spec is None:
         return unknown(v)
-    if not isinstance(spec, ChannelSpec):
-        return spec(v)
-    odd = unexpected_weights(v, spec)
-    if odd:
-        return opaque(v, f"'{v.path}' holds weights that no rule covers: {', '.join(odd)}")
-    return _RULES[spec.kind](v, spec)
+    return _RULES[spec.kind](v, spec) if isinstance(spec, ChannelSpec) else spec(v)
 
 
 def nested(v: Visit) -> list[Ids | None]:
     """A model inside the model: its own calls."""
-    return run(v.ledger, v.operation, v.inputs, v.approximate)
+    made = run(v.ledger, v.operation, v.inputs, v.approximate)
+    return [ids and ids.resized(shape) for ids, shape in zip_longest(made, v.shapes[: len(made)])]
 
 
 def _resize_input(ledger: Ledger, layer: keras.layers.InputLayer, ids: Ids) -> None:
@@ -99,7 +102,7 @@ def each(v: Visit, spec: ChannelSpec) -> list[Ids | None]:
         kind = type(v.operation).__name__
         return opaque(v, f"'{v.path}' ({kind}) looks across channels; trace(approximate=True) frees them")
     if not works_elementwise(v):
-        return opaque(v, f"the activation of '{v.path}' looks across channels")
+        return opaque(v, mixing_activation(v))
     if spec.pointwise:
         _note_aligned_axes(v, source)
         return [source]
@@ -109,6 +112,7 @@ def each(v: Visit, spec: ChannelSpec) -> list[Ids | None]:
 def merge(v: Visit, spec: ChannelSpec) -> list[Ids | None]:
     """The inputs are combined element by element, with broadcasting."""
     tensors = v.inputs
+    _lock_beside_weights(v, spec)
     if _holds_constant_array(v):
         return opaque(v, f"'{v.path}' combines it with a constant array")
     if len(_varying_from_end(tensors)) > 1:
@@ -128,11 +132,21 @@ def move(v: Visit, spec: ChannelSpec) -> list[Ids | None]:
     def full(leaf):
         return leaf.full()[None].astype("int32") if isinstance(leaf, Ids) else leaf
 
-    args, kwargs = keras.tree.map_structure(full, (v.args, v.kwargs))
-    moved = [np.asarray(x) for x in keras.tree.flatten(v.operation(*args, **kwargs))]
+    _lock_beside_weights(v, spec)
+    kwargs = {name: value for name, value in v.kwargs.items() if name != "mask"}
+    args, kwargs = keras.tree.map_structure(full, (v.args, kwargs))
+    try:
+        moved = [np.asarray(x) for x in keras.tree.flatten(v.operation(*args, **kwargs))]
+    except Exception:  # each backend has its own, where the stand-in for an open size does not fit
+        return opaque(v, f"'{v.path}' cannot be followed from channel to channel")
     if any(len(array) != 1 for array in moved):
         return opaque(v, f"'{v.path}' moves the batch axis")
-    outputs = [_separable(v, Ids.compressed(array[0])) for array in moved]
+    if any(array.size == 0 for array in moved):
+        return opaque(v, f"'{v.path}' takes a part of an axis whose size is open")
+    outputs = [
+        _separable(v, Ids.compressed(array[0])).resized(shape)
+        for array, shape in zip_longest(moved, v.shapes[: len(moved)])
+    ]
     if spec.rewrite is not None:
         for ids in v.inputs:
             _same_at_every_call(v, ids)
@@ -141,11 +155,18 @@ def move(v: Visit, spec: ChannelSpec) -> list[Ids | None]:
     return [*outputs]
 
 
+def _lock_beside_weights(v: Visit, spec: ChannelSpec) -> None:
+    """A layer that only combines or moves has no weights that could follow its channels."""
+    odd = unexpected_weights(v, spec)
+    if odd:
+        lock(v, odd, v.inputs)
+
+
 def _depthwise_by_groups(v: Visit, spec: ChannelSpec, read: np.ndarray) -> list[Ids | None]:
     """A convolution with one input per group, written as Conv2D(groups=channels)."""
     source, config = v.inputs[0], _calls.config_of(v.operation)
     if not works_elementwise(v):
-        return opaque(v, f"the activation of '{v.path}' looks across channels")
+        return opaque(v, mixing_activation(v))
     made = np.repeat(read, config[spec.width] // len(read))
     v.ledger.edit(v.path, lambda k: {"groups": int(k[read].sum()), spec.width: int(k[made].sum())})
     note_axes(v, ChannelSpec("each", axes={"kernel": ("out",), "bias": ("out",)}), {"out": made})

@@ -21,7 +21,8 @@ def shrink(
     """Returns a smaller model: the channels that `keep` leaves out are gone for good.
 
     The result is made of the same stock layers under the same names, with the weights, trainable
-    flags, dtypes, regularizers, compile state and optimizer slots of what stays. Its outputs are
+    flags, dtypes, regularizers, compile state and optimizer slots of what stays; only where the model
+    has a `tfcompress.layers.ChannelShuffle` does it need tfcompress to load. Its outputs are
     those of `model` with every weight that reads a removed channel set to zero. A Sequential model
     comes back as one; a subclass of `keras.Model` that is functional inside as a plain model.
 

@@ -2,18 +2,21 @@
 
 import inspect
 from dataclasses import replace
+from typing import Any
 
 import keras
 import numpy as np
 
 from tfcompress import _calls
-from tfcompress.channels.ids import Ids
+from tfcompress.channels.ids import Ids, Keep
 from tfcompress.channels.rules import each, nested, visit
 from tfcompress.channels.specs import ChannelSpec
 from tfcompress.channels.visits import (
     Visit,
     channel_axis,
     each_channel,
+    lock,
+    mixing_activation,
     note_axes,
     opaque,
     produce,
@@ -28,7 +31,7 @@ _GATES = {keras.layers.LSTM: 4, keras.layers.GRU: 3, keras.layers.SimpleRNN: 1}
 def depthwise(v: Visit) -> list[Ids | None]:
     """DepthwiseConv1D/2D: each channel makes `depth_multiplier` of its own."""
     if not works_elementwise(v):
-        return opaque(v, f"the activation of '{v.path}' looks across channels")
+        return opaque(v, mixing_activation(v))
     spec = ChannelSpec("each", axes={"kernel": ("in", "-"), "bias": ("out",)})
     return [each_channel(v, spec, v.inputs[0], copies=v.operation.depth_multiplier)]
 
@@ -62,8 +65,14 @@ def rescaling(v: Visit) -> list[Ids | None]:
     return [v.inputs[0]]
 
 
+def constant_like(v: Visit) -> list[Ids | None]:
+    """keras.ops.zeros_like and ones_like, with which Keras makes masks: nothing of the channels is left."""
+    made = v.ledger.fixed(f"a constant from '{v.path}'")
+    return [None if shape is None else Ids.constant(made, shape) for shape in v.shapes]
+
+
 def reduction(v: Visit) -> list[Ids | None]:
-    """keras.ops.mean, max, sum over axes that hold no channels."""
+    """keras.ops.mean, max, sum, any over axes that hold no channels."""
     config, source = _calls.config_of(v.operation), v.inputs[0]
     rank = len(source.shape)
     axes = config.get("axis")
@@ -91,8 +100,7 @@ def padding(v: Visit) -> list[Ids | None]:
 
 def embedding(v: Visit) -> list[Ids | None]:
     """Embedding: new channels for each word; the words themselves are not channels."""
-    for words in v.inputs:
-        v.ledger.lock(words.array, f"'{v.path}' looks up words by it")
+    lock(v, f"'{v.path}' looks up words by it", v.inputs)
     spec = ChannelSpec("mix", width="output_dim", axes={"embeddings": ("out",)})
     return [produce(v, spec, np.zeros(0, int))]
 
@@ -109,34 +117,49 @@ def recurrent(v: Visit) -> list[Ids | None]:
             "bias": (f"{gates} out",),
         },
     )
-    given = inspect.signature(v.operation.call).bind(*v.args, **v.kwargs).arguments
+    given = _arguments(v)
     produce(replace(v, shapes=[None]), spec, read(v, given["sequences"]))
     made = v.ledger.producers[v.path]
-    for state in keras.tree.flatten(given.get("initial_state")):
-        if isinstance(state, Ids):
-            v.ledger.tie(state.array.ravel(), made)
+    for state in _states(given):
+        v.ledger.tie(state.array.ravel(), made)
     return [None if shape is None else Ids.along(made, len(shape) - 1, shape) for shape in v.shapes]
 
 
 def bidirectional(v: Visit) -> list[Ids | None]:
-    """Both directions; their outputs concatenated, combined or left apart."""
-    layer = v.operation
-    if len(v.inputs) > 1 or not all(type(inner) in _GATES for inner in _calls.wrapped_layers(layer)):
+    """Both directions; their outputs concatenated, combined or left apart.
+
+    They keep equal numbers of units, because Keras works out all shapes from the forward one's.
+    """
+    layer, inner = v.operation, _calls.wrapped_layers(v.operation)
+    if not all(type(direction) in _GATES for direction in inner):
         return unknown(v)
-    visits = [replace(v.inside(inner), shapes=[None]) for inner in _calls.wrapped_layers(layer)]
-    for inside in visits:
-        recurrent(inside)
-    forward, backward = (v.ledger.producers[inside.path] for inside in visits)
+    given = _arguments(v)
+    states = _states(given)
+    half = len(states) // 2
+    for direction, own in zip(inner, (states[:half], states[half:]), strict=True):
+        kwargs = {"initial_state": own} if own else {}
+        recurrent(replace(v.inside(direction), args=[given["sequences"]], kwargs=kwargs, shapes=[None]))
+    forward, backward = (v.ledger.producers[v.ledger.paths[id(direction)]] for direction in inner)
     if layer.merge_mode in ("sum", "mul", "ave"):
         v.ledger.tie(forward, backward)
+    v.ledger.balances.append((forward, backward))
     joined = np.concatenate([forward, backward]) if layer.merge_mode == "concat" else forward
     heads = [forward, backward] if layer.merge_mode is None else [joined]
-    states = 2 if isinstance(layer.forward_layer, keras.layers.LSTM) else 1
-    vectors = heads + [forward] * states + [backward] * states
+    count = 2 if isinstance(layer.forward_layer, keras.layers.LSTM) else 1
+    vectors = heads + [forward] * count + [backward] * count
     return [
         None if shape is None else Ids.along(ids, len(shape) - 1, shape)
         for ids, shape in zip(vectors, v.shapes, strict=False)
     ]
+
+
+def _arguments(v: Visit) -> dict[str, Any]:
+    """The arguments of the call by their names."""
+    return dict(inspect.signature(v.operation.call).bind(*v.args, **v.kwargs).arguments)
+
+
+def _states(given: dict[str, Any]) -> list[Ids]:
+    return [ids for ids in keras.tree.flatten(given.get("initial_state")) if isinstance(ids, Ids)]
 
 
 def time_distributed(v: Visit) -> list[Ids | None]:
@@ -156,41 +179,49 @@ def time_distributed(v: Visit) -> list[Ids | None]:
 
 def attention(v: Visit) -> list[Ids | None]:
     """MultiHeadAttention: whole heads inside; features in and out are mixed like Dense."""
-    given = inspect.signature(v.operation.call).bind(*v.args, **v.kwargs).arguments
+    config, given = _calls.config_of(v.operation), _arguments(v)
     query, value = given["query"], given["value"]
     key = given.get("key")
-    for other in v.inputs:
-        if all(other is not tensor for tensor in (query, value, key)):
-            v.ledger.lock(other.array, f"'{v.path}' uses it as a mask")
-    heads = v.ledger.produce(f"{v.path}:heads", _calls.config_of(v.operation)["num_heads"])
-    made = v.ledger.produce(v.path, v.shapes[0][-1] if v.shapes[0] else query.shape[-1])
+    others = [ids for ids in v.inputs if all(ids is not tensor for tensor in (query, value, key))]
+    lock(v, f"'{v.path}' uses it as a mask", others)
+    heads = v.ledger.produce(f"{v.path}:heads", config["num_heads"])
+    old = config["output_shape"] or (query.shape[-1],)
+    made = v.ledger.produce(v.path, old[-1])
+    features = read(v, query)
     note_axes(
         v,
-        ChannelSpec(
-            "mix",
-            axes={
-                "query/kernel": ("reads query", "heads", "-"),
-                "key/kernel": ("reads key", "heads", "-"),
-                "value/kernel": ("reads value", "heads", "-"),
-                "query/bias": ("heads", "-"),
-                "key/bias": ("heads", "-"),
-                "value/bias": ("heads", "-"),
-                "attention_output/kernel": ("reads heads", "-", "out"),
-                "attention_output/bias": ("out",),
-            },
-        ),
+        ATTENTION,
         {
-            "query": read(v, query),
+            "query": features,
             "key": read(v, value if key is None else key),
             "value": read(v, value),
             "heads": heads,
             "out": made,
         },
     )
-    v.ledger.edit(v.path, lambda keep: {"num_heads": int(keep[heads].sum())})
-    v.ledger.edit(v.path, lambda keep: {} if keep[made].all() else {"output_shape": int(keep[made].sum())})
-    scores = [
-        None if shape is None else Ids.constant(v.ledger.fixed("attention scores"), shape)
-        for shape in v.shapes[1:]
+
+    def change(keep: Keep) -> dict:
+        size = int(keep[made].sum())
+        by_default = config["output_shape"] is None and size == int(keep[features].sum())
+        wide = {} if by_default else {"output_shape": (*old[:-1], size)}
+        return {"num_heads": int(keep[heads].sum()), **wide}
+
+    v.ledger.edit(v.path, change)
+    if len(v.shapes) > 1 and len(config["attention_axes"] or query.shape[:-1]) < len(query.shape) - 1:
+        v.ledger.lock(heads, f"the scores of '{v.path}' have another shape than Keras tells")
+    return [
+        None if shape is None else Ids.along(ids, axis, shape)
+        for ids, axis, shape in zip((made, heads), (len(query.shape) - 1, 0), v.shapes, strict=False)
     ]
-    return [None if v.shapes[0] is None else Ids.along(made, len(v.shapes[0]) - 1, v.shapes[0]), *scores]
+
+
+_PROJECTIONS = {"query": "query", "key": "key", "value": "value", "gate": "query"}
+ATTENTION = ChannelSpec(
+    "mix",
+    axes={
+        **{f"{name}/kernel": (f"reads {source}", "heads", "-") for name, source in _PROJECTIONS.items()},
+        **{f"{name}/bias": ("heads", "-") for name in _PROJECTIONS},
+        "attention_output/kernel": ("reads heads", "-", "out"),
+        "attention_output/bias": ("out",),
+    },
+)

@@ -10,7 +10,7 @@
 >>> channels.register(Scale, channels.ChannelSpec("each", axes={"factor": ("in",)}))
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -83,21 +83,39 @@ def register(layer: Any, spec: ChannelSpec | Rule) -> None:
 def lookup(operation: keras.Operation) -> ChannelSpec | Rule | None:
     """The spec of an operation, or None if nobody registered it.
 
-    A subclass counts as its registered parent only while it inherits the parent's `call`.
+    A subclass counts as its registered parent only while it inherits the parent's `call`, and its config
+    names the same sizes as the parent's.
     """
     if not isinstance(operation, keras.layers.Layer):
         return _REGISTRY.get(_ops_name(operation))
     for cls in operation.__class__.__mro__:
         if cls in _REGISTRY:
-            return _REGISTRY[cls] if cls.call is operation.__class__.call else None
+            return _REGISTRY[cls] if _works_like(operation, cls) else None
     cls = operation.__class__
     return _REGISTRY.get(_key(keras.saving.get_registered_name(cls))) or _REGISTRY.get(
         _applications_name(cls)
     )
 
 
+def stock_class(layer: Any, classes: Iterable[type]) -> Any:
+    """Which of these classes the layer is of, itself or by inheriting how it works; None if of none."""
+    found = next((cls for cls in type(layer).__mro__ if cls in classes), None)
+    return found if found is not None and _works_like(layer, found) else None
+
+
+def _works_like(layer: Any, parent: Any) -> bool:
+    cls = layer.__class__
+    if cls.call is not parent.call or cls.get_config is parent.get_config:
+        return cls.call is parent.call
+    own, sizes = layer.get_config(), parent.get_config(layer)
+    return all(own.get(name) == size for name, size in sizes.items() if isinstance(size, int))
+
+
 def is_elementwise(activation: Any) -> bool:
     """Whether an activation acts on each element alone (softmax, for one, does not)."""
+    if isinstance(activation, keras.layers.Layer):
+        spec = lookup(activation)
+        return isinstance(spec, ChannelSpec) and spec.pointwise and not spec.axes
     if activation is None or activation in _REGISTRY:
         return True
     name, module = getattr(activation, "__name__", ""), getattr(activation, "__module__", "") or ""
@@ -118,6 +136,7 @@ def _applications_name(cls: Any) -> str:
     return f"applications.{cls.__name__.lower()}" if ".applications." in cls.__module__ else ""
 
 
+MIXING = frozenset("glu log_softmax softmax sparsemax".split())
 ELEMENTWISE = frozenset(
     "abs celu clip cos elu erf exp exponential expm1 gelu hard_shrink hard_sigmoid hard_silu hard_swish"
     " hard_tanh identity leaky_relu linear log log1p log_sigmoid mish negative reciprocal relu relu6"

@@ -66,10 +66,15 @@ OPS_TABLE: list[tuple[ChannelSpec | Rule, str]] = [
         "absolute celu clip cos elu erf exp expm1 gelu hard_shrink hard_sigmoid hard_silu hard_tanh"
         " leaky_relu log log1p log_sigmoid negative reciprocal relu relu6 round rsqrt selu sigmoid sign"
         " silu sin soft_shrink softplus softsign sparse_plus sparse_sigmoid sqrt square squareplus tanh"
-        " tanh_shrink threshold cast stop_gradient",
+        " tanh_shrink threshold cast stop_gradient logical_not",
     ),
-    (MERGE, "add subtract multiply divide true_divide maximum minimum power"),
-    (special.reduction, "mean max min sum"),
+    (
+        MERGE,
+        "add subtract multiply divide true_divide maximum minimum power equal not_equal greater"
+        " greater_equal less less_equal logical_and logical_or logical_xor",
+    ),
+    (special.reduction, "mean max min sum any all"),
+    (special.constant_like, "zeros_like ones_like"),
     (special.padding, "pad"),
     (MOVE, "concatenate transpose squeeze expand_dims stack swapaxes moveaxis"),
     (ChannelSpec("move", rewrite="shape"), "reshape"),

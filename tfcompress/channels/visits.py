@@ -1,5 +1,6 @@
 """One call seen during a trace, and the pieces that rules are made of."""
 
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -30,8 +31,20 @@ class Visit:
     approximate: bool = False
 
     @property
+    def tensors(self) -> list[Ids]:
+        """All that the call is given."""
+        return _ids_in((self.args, self.kwargs))
+
+    @property
+    def masks(self) -> list[Ids]:
+        """What Keras hands on to say which steps count; these are no channels."""
+        return _ids_in(self.kwargs.get("mask"))
+
+    @property
     def inputs(self) -> list[Ids]:
-        return [x for x in keras.tree.flatten((self.args, self.kwargs)) if isinstance(x, Ids)]
+        """The tensors that may hold channels."""
+        masks = self.masks
+        return [ids for ids in self.tensors if all(ids is not mask for mask in masks)]
 
     @property
     def weights(self) -> list[keras.Variable]:
@@ -40,6 +53,10 @@ class Visit:
     def inside(self, layer: Any) -> "Visit":
         """The same call, seen by a layer inside this one."""
         return replace(self, operation=layer, path=self.ledger.paths[id(layer)])
+
+
+def _ids_in(struct: Any) -> list[Ids]:
+    return [leaf for leaf in keras.tree.flatten(struct) if isinstance(leaf, Ids)]
 
 
 def unknown(v: Visit) -> list[Ids | None]:
@@ -51,10 +68,15 @@ def unknown(v: Visit) -> list[Ids | None]:
 
 def opaque(v: Visit, reason: str) -> list[Ids | None]:
     """Locks all inputs and outputs."""
-    for ids in v.inputs:
-        v.ledger.lock(ids.array, reason)
+    lock(v, reason, v.inputs)
     made = v.ledger.fixed(reason)
     return [None if shape is None else Ids.constant(made, shape) for shape in v.shapes]
+
+
+def lock(v: Visit, reason: str, tensors: Iterable[Ids]) -> None:
+    """None of the channels in these tensors may be removed."""
+    for ids in tensors:
+        v.ledger.lock(ids.array, reason)
 
 
 def channel_axis(layer: Any, rank: int) -> int:
@@ -82,7 +104,7 @@ def produce(v: Visit, spec: ChannelSpec, inputs: np.ndarray) -> Ids | None:
     width = int(_calls.config_of(v.operation)[spec.width])
     made = v.ledger.produce(v.path, width)
     if not works_elementwise(v):
-        v.ledger.lock(made, f"the activation of '{v.path}' looks across channels")
+        v.ledger.lock(made, mixing_activation(v))
     v.ledger.edit(v.path, lambda keep: {spec.width: int(keep[made].sum())})
     middle = np.repeat(inputs, getattr(v.operation, "depth_multiplier", None) or 1)
     note_axes(v, spec, {"in": inputs, "out": made, "mid": middle})
@@ -109,7 +131,16 @@ def each_channel(v: Visit, spec: ChannelSpec, source: Ids, copies: int) -> Ids |
 
 
 def note_axes(v: Visit, spec: ChannelSpec, vectors: dict[str, np.ndarray]) -> None:
-    """Writes down what each axis of each weight runs over."""
+    """Writes down what each axis of each weight runs over.
+
+    All of these channels stay where the layer holds weights that the spec says nothing of, as
+    after `enable_lora` or `quantize`: such weights would no longer fit.
+    """
+    odd = unexpected_weights(v, spec)
+    if odd:
+        for ids in vectors.values():
+            v.ledger.lock(ids, odd)
+        return
     for index, weight in enumerate(v.weights):
         roles = _roles(weight, spec)
         for axis, role in zip(range(-len(roles), 0), roles, strict=True):
@@ -129,11 +160,22 @@ def _roles(weight: keras.Variable, spec: ChannelSpec) -> tuple[str, ...]:
     return ()
 
 
-def unexpected_weights(v: Visit, spec: ChannelSpec) -> list[str]:
-    """The paths of weights that the spec says nothing of."""
-    return [weight.path for weight in v.weights if not _roles(weight, spec)]
+def unexpected_weights(v: Visit, spec: ChannelSpec) -> str | None:
+    """Says which weights the spec does not cover; None if there are none."""
+    odd = [weight.path for weight in v.weights if not _roles(weight, spec)]
+    return f"'{v.path}' holds weights that no rule covers: {', '.join(odd)}" if odd else None
 
 
 def works_elementwise(v: Visit) -> bool:
     names = ("activation", "recurrent_activation")
     return all(specs.is_elementwise(getattr(v.operation, name, None)) for name in names)
+
+
+def mixing_activation(v: Visit) -> str:
+    """The reason to lock the channels of a layer that does not work elementwise."""
+    names = {
+        getattr(getattr(v.operation, name, None), "__name__", "")
+        for name in ("activation", "recurrent_activation")
+    }
+    fault = "looks across channels" if names & specs.MIXING else "is not known to work on each element alone"
+    return f"the activation of '{v.path}' {fault}"

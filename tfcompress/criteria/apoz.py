@@ -1,5 +1,6 @@
 """Average percentage of zeros (Hu et al. 2016, "Network Trimming")."""
 
+import numbers
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,9 +18,10 @@ class APoZ(ActivationCriterion):
     (Hu et al. 2016, eq. 1). The paper trims channels whose APoZ is more than one standard deviation
     above the layer's mean: `sparsity=selection.Cutoff(1.0)` does that.
 
-    Use it on networks with ReLU. With other activation functions values are rarely exactly zero; an
-    `epsilon` above 0 counts `|a| <= epsilon` as zero, which is an extension of the paper. The upper
-    clip of a ReLU6 is not a zero.
+    Use it on networks with ReLU. Layers that no activation function follows are left out, since hardly any
+    of their values is exactly zero; where none is left, that is an error. With other activation functions
+    values are rarely zero, either: an `epsilon` above 0 counts `|a| <= epsilon` as zero, in all layers,
+    which is an extension of the paper. The upper clip of a ReLU6 is not a zero.
 
     Args:
         epsilon: the largest absolute activation that counts as zero.
@@ -28,8 +30,12 @@ class APoZ(ActivationCriterion):
     epsilon: float = 0.0
 
     def __post_init__(self):
-        if self.epsilon < 0:
-            raise ValueError(f"epsilon must not be negative, got {self.epsilon}.")
+        if not isinstance(self.epsilon, numbers.Real) or not self.epsilon >= 0:
+            raise ValueError(f"epsilon must be a number and must not be negative, got {self.epsilon!r}.")
+
+    @property
+    def needs_activation(self) -> bool:
+        return self.epsilon == 0
 
     def statistics(self, outputs: Any, labels: Any) -> Any:
         active = keras.ops.abs(keras.ops.sign(outputs))  # a NaN stays one, for the check of the scores

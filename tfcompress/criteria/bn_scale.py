@@ -9,7 +9,7 @@ import numpy as np
 
 from tfcompress._arrays import to_numpy
 from tfcompress.criteria.criterion import Criterion, checked
-from tfcompress.criteria.sites import normalization, owners
+from tfcompress.criteria.sites import normalization, operations, owners
 
 
 @dataclass(frozen=True)
@@ -22,8 +22,9 @@ class BatchNormScale(Criterion):
     """
 
     def score(self, model: keras.Model, layers: Sequence[str], data: Any = None) -> dict[str, np.ndarray]:
+        operations(model, layers)
         places = owners(model)
-        found = {path: normalization(*places[path]) for path in layers if path in places}
+        found = {path: normalization(places[path]) for path in layers if path in places}
         return {
             path: checked(path, np.abs(to_numpy(norm.gamma)))
             for path, norm in found.items()

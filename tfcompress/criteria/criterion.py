@@ -20,8 +20,8 @@ from typing import Any, ClassVar
 import keras
 import numpy as np
 
-from tfcompress import _calls
 from tfcompress.criteria import filters
+from tfcompress.criteria.sites import operations
 
 
 @dataclasses.dataclass(frozen=True)
@@ -32,6 +32,11 @@ class Criterion:
     needs_data: ClassVar[bool] = False
     needs_labels: ClassVar[bool] = False
 
+    def __init_subclass__(cls, **kwargs: Any):
+        super().__init_subclass__(**kwargs)
+        if "name" not in vars(cls):
+            cls.name = cls.__name__  # of a user's own, in messages, until it is registered
+
     def score(self, model: keras.Model, layers: Sequence[str], data: Any = None) -> dict[str, np.ndarray]:
         """Returns layer path -> `(filters,)` float array, higher = keep.
 
@@ -40,10 +45,12 @@ class Criterion:
         Args:
             model: a built functional or Sequential model; it is not changed.
             layers: paths of layers, as `ChannelGraph` names them.
-            data: what `tfcompress._data.batches` takes; only data-driven criteria look at it.
+            data: images, or (images, labels), as `tfcompress.prune` takes them; only criteria that
+                need data look at it.
 
         Raises:
-            ValueError: a weight or an activation is NaN, or data is missing.
+            ValueError: a layer is not there, a weight or an activation is NaN, or data is missing or does
+                not fit the model.
         """
         raise NotImplementedError
 
@@ -61,7 +68,7 @@ class WeightCriterion(Criterion):
         raise NotImplementedError
 
     def score(self, model: keras.Model, layers: Sequence[str], data: Any = None) -> dict[str, np.ndarray]:
-        by_path = dict(_calls.walk(model))
+        by_path = operations(model, layers)
         found = {path: filters.rows(path, by_path) for path in layers}
         return {
             path: checked(path, self.score_filters(rows)) for path, rows in found.items() if rows is not None
@@ -72,10 +79,17 @@ class WeightCriterion(Criterion):
 class ActivationCriterion(Criterion):
     """Looks at activations. One forward pass over the data serves all layers and all criteria.
 
-    `statistics` runs inside the compiled pass, `update` and `result` outside of it.
+    It looks behind the layer's normalization and activation function, also where pooling, padding or the
+    end of a nested model lie in between. `statistics` runs inside the compiled pass, `update` and `result`
+    outside of it.
     """
 
     needs_data: ClassVar[bool] = True
+
+    @property
+    def needs_activation(self) -> bool:
+        """Whether it says nothing of layers that no activation function follows: they are left out."""
+        return False
 
     def statistics(self, outputs: Any, labels: Any) -> Any:
         """From one batch of activations to what is worth keeping of it, in `keras.ops`.

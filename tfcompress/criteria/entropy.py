@@ -1,5 +1,6 @@
 """The entropy of a channel's pooled activations (Luo and Wu 2017)."""
 
+import numbers
 from dataclasses import dataclass
 from typing import Any
 
@@ -36,9 +37,10 @@ class Entropy(ActivationCriterion):
     images: int = 1024
 
     def __post_init__(self):
-        if self.bins < 2 or self.images < 2:
+        if not all(isinstance(n, numbers.Integral) and n >= 2 for n in (self.bins, self.images)):
             raise ValueError(
-                f"bins and images must be at least 2, got bins={self.bins}, images={self.images}."
+                "bins and images must be whole numbers, at least 2, "
+                f"got bins={self.bins!r}, images={self.images!r}."
             )
 
     def statistics(self, outputs: Any, labels: Any) -> Any:

@@ -8,9 +8,9 @@ from typing import Any
 import keras
 import numpy as np
 
-from tfcompress import _calls
 from tfcompress.criteria import filters
 from tfcompress.criteria.criterion import Criterion
+from tfcompress.criteria.sites import operations
 
 
 @dataclass(frozen=True)
@@ -24,8 +24,8 @@ class Random(Criterion):
     seed: int = 0
 
     def score(self, model: keras.Model, layers: Sequence[str], data: Any = None) -> dict[str, np.ndarray]:
-        operations = dict(_calls.walk(model))
-        rows = {path: filters.rows(path, operations) for path in layers}
+        by_path = operations(model, layers)
+        rows = {path: filters.rows(path, by_path) for path in layers}
         return {path: self._draw(path, len(table)) for path, table in rows.items() if table is not None}
 
     def _draw(self, path: str, size: int) -> np.ndarray:

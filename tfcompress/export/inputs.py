@@ -51,7 +51,8 @@ def batches(data: Any, signature: Signature) -> tuple[Signature, list[Batch]]:
 def random(model: keras.Model, signature: Signature) -> list[Batch]:
     """One batch of made-up inputs, the same at every call: normal numbers, and valid integers."""
     rng = np.random.default_rng(0)
-    vocabulary = min((layer.input_dim for layer in _embeddings(model)), default=None)
+    embeddings = (layer for layer in layers_of(model) if isinstance(layer, keras.layers.Embedding))
+    vocabulary = min((layer.input_dim for layer in embeddings), default=None)
 
     def draw(spec: keras.InputSpec) -> np.ndarray:
         sizes = [size or OPEN_SIZE for size in spec.shape[1:]]
@@ -66,6 +67,13 @@ def random(model: keras.Model, signature: Signature) -> list[Batch]:
         raise ValueError(f"No {spec.dtype} can be made up for input '{spec.name}': give some, data=...")
 
     return [{name: draw(spec) for name, spec in signature.specs.items()}]
+
+
+def layers_of(layer: Any) -> Iterator[Any]:
+    """A layer or model, functional or not, and all layers in it, as often as they are there."""
+    yield layer
+    for inner in [*getattr(layer, "layers", []), *_calls.wrapped_layers(layer)]:
+        yield from layers_of(inner)
 
 
 def length(batch: Batch) -> int:
@@ -87,10 +95,3 @@ def _as_inputs(batch: Any, signature: Signature) -> Any:
     if not signature.takes(batch):
         return batch
     return (list(batch) if isinstance(batch, tuple) else batch,)
-
-
-def _embeddings(layer: Any) -> Iterator[keras.layers.Embedding]:
-    if isinstance(layer, keras.layers.Embedding):
-        yield layer
-    for inner in [*getattr(layer, "layers", []), *_calls.wrapped_layers(layer)]:
-        yield from _embeddings(inner)

@@ -61,14 +61,15 @@ def tflite(
         path: where to, ending in .tflite.
         quantization: None, "float16" (weights as float16), "dynamic_int8" (weights as int8,
             activations as int8 while a layer runs) or "int8" (weights and activations, calibrated on
-            `representative_data`).
+            `representative_data`; the calibration crashes on loops over time steps, so build LSTM, GRU and
+            the like with `unroll=True`).
         representative_data: typical inputs, a few hundred: an array `(examples, ...)`; for several
             inputs a tuple or list of arrays or a dict; or an iterable of batches of these. Labels are
             ignored: a tuple is (inputs, labels) unless it has exactly the arrays that the model takes.
         sparse_encoding: whether to store only the nonzero entries of weights. "auto" does so if the
             file gets smaller and runs; True insists, False never does. It makes the file smaller, not
-            the model faster. For "int8" it must not be True: the converter writes such files, but
-            stock interpreters mostly do not run them.
+            the model faster. With "int8" it must not be True, and with "dynamic_int8" True mostly ends in
+            an `ExportError`: the converter writes such files, but stock interpreters do not run them.
         data: the inputs to compare on, in any form that `representative_data` may have. Without it:
             `representative_data`, and without that 8 random examples.
         tolerance: largest relative error that is accepted, instead of those above.
@@ -176,9 +177,20 @@ def _converted(
     try:
         return conversion.tflite_files(model, signature, quantization=quantization, **options)
     except process.ChildError as error:
-        hint = " quantization='dynamic_int8' or 'float16' needs no calibration." * (quantization == "int8")
+        hint = _hint(model) if quantization == "int8" else ""
         message = f"'{model.name}' cannot be converted to TFLite: {_cause(str(error))}.{hint}"
         raise ExportError(message) from error
+
+
+def _hint(model: keras.Model) -> str:
+    """What may have kept a model from being calibrated, and what does not need it."""
+    found = [layer for layer in inputs.layers_of(model) if isinstance(layer, keras.layers.RNN)]
+    loops = sorted({f"'{layer.name}' ({type(layer).__name__})" for layer in found if not layer.unroll})
+    cause = (
+        " The converter cannot calibrate int8 in a loop over time steps, as there is in "
+        f"{', '.join(loops)}: build them with unroll=True."
+    )
+    return cause * bool(loops) + " quantization='dynamic_int8' or 'float16' needs no calibration."
 
 
 def _cause(message: str) -> str:

@@ -95,8 +95,7 @@ class CompactConv(keras.layers.Layer):
         highest = max((channel for block in self.blocks for _, channel in block["columns"]), default=0)
         if shape[-1] is None or highest >= shape[-1]:
             raise ValueError(f"'{self.name}' reads channel {highest}, its input has {shape[-1]} channels.")
-        self._margins = self._pads(shape)
-        self._lengths = self._channels_last(self.compute_output_shape(input_shape))[1:-1]
+        self._pads(shape)  # refuses what cannot be sliced
         # Initializers look at a matrix for how many inputs and outputs there are; the kernel is flat.
         entries = sum(len(block["columns"]) * len(block["rows"]) for block in self.blocks)
         self.kernel = self.add_weight(shape=(entries,), initializer=self._initialized, name="kernel")
@@ -107,15 +106,17 @@ class CompactConv(keras.layers.Layer):
 
     def call(self, inputs: Any) -> Any:
         first = self.data_format == "channels_first" and self.kernel_size
+        # A layer may be called on inputs of several sizes, so nothing of them is kept from `build`.
+        lengths = self._channels_last(self.compute_output_shape(inputs.shape))[1:-1]
         x = self._in_phases(ops.moveaxis(inputs, 1, -1) if first else inputs)
         made, start = [], 0
         for block in self.blocks:
             shape = len(block["columns"]), len(block["rows"])
             if math.prod(shape):
                 kernel = ops.reshape(self.kernel[start : start + math.prod(shape)], shape)
-                made.append(ops.matmul(self._gathered(x, block["columns"]), kernel))
+                made.append(ops.matmul(self._gathered(x, block["columns"], lengths), kernel))
                 start += math.prod(shape)
-        made = self._in_order(x, made)
+        made = self._in_order(x, made, lengths)
         if self.bias is not None:
             made = made + self.bias
         made = self.activation(made)
@@ -144,7 +145,7 @@ class CompactConv(keras.layers.Layer):
             "bias_initializer": keras.initializers.serialize(self.bias_initializer),
         }
 
-    def _gathered(self, x: Any, columns: list) -> Any:
+    def _gathered(self, x: Any, columns: list, lengths: tuple) -> Any:
         """`(..., columns)`: what the columns read, at every position of the output."""
         channels: dict[int, list[int]] = {}
         for tap, channel in columns:
@@ -153,7 +154,7 @@ class CompactConv(keras.layers.Layer):
         parts = [
             part if wanted == list(range(x.shape[-1])) else ops.take(part, wanted, axis=-1)
             for tap, wanted in channels.items()
-            for part in [self._slice(x, tap)]
+            for part in [self._slice(x, tap, lengths)]
         ]
         return parts[0] if len(parts) == 1 else ops.concatenate(parts, axis=-1)
 
@@ -163,15 +164,16 @@ class CompactConv(keras.layers.Layer):
         Then what a window reads at all its places lies together. Slices with strides took up to seven times
         as long.
         """
-        if any(pair != (0, 0) for pair in self._margins):
-            x = ops.pad(x, self._margins)
+        margins = self._pads(tuple(x.shape))
+        if any(pair != (0, 0) for pair in margins):
+            x = ops.pad(x, margins)
         if not self._strided():
             return x
         pairs = [(size // stride, stride) for size, stride in zip(x.shape[1:-1], self.strides, strict=True)]
         return ops.reshape(x, (-1, *(number for pair in pairs for number in pair), x.shape[-1]))
 
-    def _slice(self, x: Any, tap: int) -> Any:
-        """What one tap sees as the window moves over the input, which is in phases."""
+    def _slice(self, x: Any, tap: int, lengths: tuple) -> Any:
+        """What one tap sees as the window moves over the input, which is in phases, `lengths` times."""
         if not self.kernel_size:
             return x
         taps = np.unravel_index(tap, self.kernel_size)
@@ -180,18 +182,18 @@ class CompactConv(keras.layers.Layer):
             ends = [-(span - 1 - offset) or None for span, offset in zip(self._spans(), offsets, strict=True)]
             return x[(slice(None), *map(slice, offsets, ends), slice(None))]
         along: list[Any] = []
-        for offset, stride, length in zip(offsets, self.strides, self._lengths, strict=True):
+        for offset, stride, length in zip(offsets, self.strides, lengths, strict=True):
             along += [slice(offset // stride, offset // stride + length), offset % stride]
         return x[(slice(None), *along, slice(None))]
 
     def _strided(self) -> bool:
         return any(stride > 1 for stride in self.strides)
 
-    def _in_order(self, x: Any, made: list) -> Any:
+    def _in_order(self, x: Any, made: list, lengths: tuple) -> Any:
         """The products put at the places of their outputs, with zeros where there is none."""
         places = [row for block in self.blocks if block["columns"] for row in block["rows"]]
         if len(places) < self.filters:
-            made = [*made, ops.zeros_like(self._slice(x, 0)[..., :1])]
+            made = [*made, ops.zeros_like(self._slice(x, 0, lengths)[..., :1])]
         joined = made[0] if len(made) == 1 else ops.concatenate(made, axis=-1)
         if places == list(range(self.filters)):
             return joined
@@ -248,7 +250,12 @@ class CompactConv(keras.layers.Layer):
 
     def _check(self) -> None:
         rows = [row for block in self.blocks for row in block["rows"]]
-        taps = [tap for block in self.blocks for tap, _ in block["columns"]]
+        columns = [column for block in self.blocks for column in block["columns"]]
+        for name, numbers in {"strides": self.strides, "dilation_rate": self.dilation_rate}.items():
+            if len(numbers) != len(self.kernel_size) or not all(number >= 1 for number in numbers):
+                raise ValueError(
+                    f"{name} must be above 0 for each of {len(self.kernel_size)} axes, got {numbers}."
+                )
         if self.padding not in _PADDINGS or (self.padding == "causal" and len(self.kernel_size) != 1):
             raise ValueError(
                 f"padding must be 'valid', 'same', or 'causal' for one axis, got {self.padding!r} for "
@@ -258,10 +265,11 @@ class CompactConv(keras.layers.Layer):
             raise ValueError(
                 f"Each of the outputs 0 ... {self.filters - 1} may be in one block at most, got {rows}."
             )
-        if not all(0 <= tap < math.prod(self.kernel_size) for tap in taps):
+        taps = math.prod(self.kernel_size)
+        if wrong := [(tap, channel) for tap, channel in columns if not (0 <= tap < taps and channel >= 0)]:
             raise ValueError(
-                f"A kernel of size {self.kernel_size} has the taps 0 ... {math.prod(self.kernel_size) - 1}, "
-                f"got {sorted(set(taps))}."
+                f"A kernel of size {self.kernel_size} has the taps 0 ... {taps - 1}, and channels count from "
+                f"0; got the columns {wrong}."
             )
         if any(block["columns"] != sorted(block["columns"]) for block in self.blocks):
             raise ValueError("The columns of a block must be in order of tap, then channel.")

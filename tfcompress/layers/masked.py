@@ -14,10 +14,11 @@ import functools
 from typing import Any
 
 import keras
+import numpy as np
 
 from tfcompress import _kernels, _settings
 from tfcompress._settings import revived
-from tfcompress.layers.rules import MaskedWeight, MaskRule, link
+from tfcompress.layers.rules import MaskedWeight, MaskRule, link, masked_weights
 
 
 @keras.saving.register_keras_serializable(package="tfcompress")
@@ -37,21 +38,27 @@ class MaskedLayer(keras.layers.Wrapper):
         layer: a layer with kernels. What becomes of it: the wrapper alone may call it from now on.
         rule: how masks come about, such as `MagnitudePruning(...)`; `callbacks.UpdateMasks` applies it.
             None: masks stay as they are, all True unless you assign others.
+        place: the number of the layer in its model, which `wrap` sets. Keras finds weights in a file by
+            the order of layers of one class, so that without it the masks of one layer would be loaded
+            into another where a model was wrapped in another way.
 
     Raises:
         ValueError: `layer` is no layer, or one that is masked already; or when the layer is built: it has no
             kernels, or the rule cannot mask them.
     """
 
-    def __init__(self, layer: keras.layers.Layer, rule: MaskRule | None = None, **kwargs: Any):
+    def __init__(
+        self, layer: keras.layers.Layer, rule: MaskRule | None = None, place: int | None = None, **kwargs: Any
+    ):
         check_layer(layer)
         rule = revived(rule)
         if rule is not None and not isinstance(rule, MaskRule):
             raise ValueError(f"Expected a mask rule, such as MagnitudePruning(0.5), got {rule!r}.")
         # Keras sorts out arguments by the signature of `call`, which here is that of the layer.
         object.__setattr__(self, "call", functools.wraps(layer.call)(lambda *a, **k: self._call(*a, **k)))
-        super().__init__(layer, **{"name": layer.name, "dtype": layer.dtype_policy, **kwargs})
-        self.rule = rule
+        taken_over = {"name": layer.name, "dtype": layer.dtype_policy, "trainable": layer.trainable}
+        super().__init__(layer, **{**taken_over, **kwargs})
+        self.rule, self.place = rule, place
         self.supports_masking = layer.supports_masking
         self.masked: list[MaskedWeight] = []
 
@@ -61,6 +68,8 @@ class MaskedLayer(keras.layers.Wrapper):
         return super().__call__(*args, **kwargs)
 
     def build(self, input_shape: Any = None) -> None:
+        if not self.layer.built and input_shape is not None:
+            self.layer.build(input_shape)
         pairs = _kernels.kernels(self.layer)
         if not pairs:
             raise ValueError(
@@ -72,8 +81,9 @@ class MaskedLayer(keras.layers.Wrapper):
         self.masked = [self._mask(weight, layout) for weight, layout in pairs]
         for masked in self.masked:
             link(masked)
-        for name in ("quantize", "enable_lora"):
-            object.__setattr__(self.layer, name, functools.partial(_refuse, self.name, name))
+        for layer in (self.layer, *_kernels._all_held(self.layer)):
+            for name in ("quantize", "enable_lora"):
+                object.__setattr__(layer, name, functools.partial(_refuse, self.name, name))
 
     def _mask(self, weight: keras.Variable, layout: _kernels.Layout) -> MaskedWeight:
         mask = self.add_weight(
@@ -133,8 +143,11 @@ class MaskedLayer(keras.layers.Wrapper):
     def quantize(self, *args: Any, **kwargs: Any) -> None:
         _refuse(self.name, "quantize")
 
+    def enable_lora(self, *args: Any, **kwargs: Any) -> None:
+        _refuse(self.name, "enable_lora")
+
     def get_config(self) -> dict[str, Any]:
-        return {**super().get_config(), "rule": _settings.serialised(self.rule)}
+        return {**super().get_config(), "rule": _settings.serialised(self.rule), "place": self.place}
 
     def get_build_config(self) -> dict[str, Any]:
         return {"layer": self.layer.get_build_config()}
@@ -146,16 +159,25 @@ class MaskedLayer(keras.layers.Wrapper):
             self.build()
             self.built = True
 
+    def save_own_variables(self, store: Any) -> None:
+        super().save_own_variables(store)
+        store["place"] = np.array(-1 if self.place is None else self.place)
+
     def load_own_variables(self, store: Any) -> None:
+        saved = {name: np.array(store[name]) for name in list(store.keys())}
+        place = int(saved.pop("place", -1))
+        found = [saved[name] for name in sorted(saved, key=lambda name: (len(name), name))]
         expected = [tuple(variable.shape) for variable in self._own]
-        found = [tuple(store[str(index)].shape) for index in range(len(store.keys()))]
-        if found != expected:
+        shapes = [value.shape for value in found]
+        if shapes != expected or (self.place is not None and place != self.place):
             raise ValueError(
-                f"What was saved for '{self.name}' has weights of shapes {found}, but its masks have "
-                f"{expected}: the file was saved from a model that is not wrapped, or wrapped in another "
-                "way. Load it into a model like the one it was saved from."
+                f"What was saved for '{self.name}' has masks of shapes {shapes}, for layer {place} of its "
+                f"model; expected {expected}, for layer {self.place}: the file was saved from a model that "
+                "is not wrapped, or wrapped in another way. Load it into a model like the one it was saved "
+                "from."
             )
-        super().load_own_variables(store)
+        for variable, value in zip(self._own, found, strict=True):
+            variable.assign(value)
 
     @property
     def _own(self) -> list[keras.Variable]:
@@ -166,11 +188,16 @@ def check_layer(layer: Any) -> None:
     """Raises `ValueError` unless the layer can be wrapped."""
     if not isinstance(layer, keras.layers.Layer):
         raise ValueError(f"Expected a keras layer, got {layer!r}.")
-    if isinstance(layer, MaskedLayer):
+    if is_masked(layer):
         raise ValueError(
             f"'{layer.name}' is masked already. Set another rule on a model that strip() gave, or leave "
             "the layer out with exclude=."
         )
+
+
+def is_masked(layer: keras.layers.Layer) -> bool:
+    """Whether any of the layer's weights is masked already."""
+    return isinstance(layer, MaskedLayer) or bool(masked_weights(layer))
 
 
 def _symbolic(arguments: Any) -> Any:

@@ -1,6 +1,7 @@
 """Masks for a whole model: put on, and taken off again."""
 
 from collections.abc import Callable, Iterator
+from typing import Any
 
 import keras
 import numpy as np
@@ -8,8 +9,8 @@ import numpy as np
 from tfcompress import _calls, _cloning, _kernels
 from tfcompress._arrays import to_numpy
 from tfcompress._names import Patterns, chosen
-from tfcompress.layers.masked import MaskedLayer
-from tfcompress.layers.rules import MaskRule
+from tfcompress.layers.masked import MaskedLayer, is_masked
+from tfcompress.layers.rules import MaskRule, masked_weights
 
 Wrap = Callable[[keras.layers.Layer], keras.layers.Layer]
 
@@ -67,12 +68,17 @@ def wrap(
     if isinstance(wrapper, MaskRule):
         _check_rule(wrapper, {path: layers[path] for path in paths})
     make = (lambda layer: MaskedLayer(layer, wrapper)) if isinstance(wrapper, MaskRule) else wrapper
-    wrapped = _cloning.copy(
-        model,
-        convert=lambda path, operation, copied: (
-            make(copied(operation)) if path in paths else copied(operation)
-        ),
-    )
+    places = {path: place for place, path in enumerate(layers)}
+
+    def convert(path: str, operation: Any, copied: Callable) -> Any:
+        if path not in paths:
+            return copied(operation)
+        made = make(copied(operation))
+        if isinstance(made, MaskedLayer):
+            made.place = places[path]
+        return made
+
+    wrapped = _cloning.copy(model, convert=convert)
     not_chosen = {path: "not chosen" for path in layers if path not in paths}
     wrapped.left_alone = {**not_chosen, **reasons}
     return wrapped
@@ -87,7 +93,8 @@ def strip(model: keras.Model) -> keras.Model:
         model: a built functional or Sequential model. It is not changed.
 
     Raises:
-        ValueError: the model is subclassed or not built, or nothing in it is masked.
+        ValueError: the model is subclassed or not built, nothing in it is masked, or something is within a
+            layer of which this would not make a stock layer.
     """
     _calls.check_functional(model)
     wrappers = {path: op for path, op in _calls.walk(model) if isinstance(op, MaskedLayer)}
@@ -98,11 +105,17 @@ def strip(model: keras.Model) -> keras.Model:
     def take(path: str, index: int, array: np.ndarray) -> np.ndarray:
         return np.where(masks[path, index], array, 0) if (path, index) in masks else array
 
-    return _cloning.copy(
+    stripped = _cloning.copy(
         model,
         convert=lambda path, operation, copied: copied(operation.layer if path in wrappers else operation),
         take=take,
     )
+    if left := masked_weights(stripped):
+        raise ValueError(
+            f"The mask of '{left[0].path}' is held by another layer, out of which it cannot be taken. Mask "
+            "the outermost layer, as MaskedLayer(TimeDistributed(layer)) does."
+        )
+    return stripped
 
 
 def _outermost(model: keras.Model) -> Iterator[tuple[str, keras.layers.Layer]]:
@@ -118,7 +131,7 @@ def _outermost(model: keras.Model) -> Iterator[tuple[str, keras.layers.Layer]]:
 
 
 def _why_not(layer: keras.layers.Layer) -> str:
-    if isinstance(layer, MaskedLayer):
+    if is_masked(layer):
         return "masked already"
     return "" if _kernels.kernels(layer) else f"{type(layer).__name__} has no kernel"
 

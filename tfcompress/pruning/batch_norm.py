@@ -22,29 +22,32 @@ def reestimate_batch_norm(model: keras.Model, data: Any) -> keras.Model:
         data: inputs, a few hundred images or more: see `prune`.
 
     Raises:
-        ValueError: there is no data, or it does not fit the model.
+        ValueError: the model is subclassed or not built, there is no data, or it does not fit the model.
     """
     copy = _cloning.clone(model)
-    layers = [op for _, op in _calls.walk(copy) if isinstance(op, keras.layers.BatchNormalization)]
-    if not layers:
-        return copy
-    sums: list[Any] = [(0.0, 0.0)] * len(layers)
-    count = 0
-    momenta = [layer.momentum for layer in layers]
-    flags = [layer.trainable for layer in layers]
+    layers = _batch_norms(copy)
     for layer in layers:
         layer.momentum = 0.0  # after a batch the moving statistics are that batch's own
         layer.trainable = True
+    sums: list[Any] = [(0.0, 0.0)] * len(layers)
+    count = 0
     for inputs, _ in _data.batches(data):
         _data.check_inputs(copy, inputs)
         copy(keras.tree.map_structure(keras.ops.convert_to_tensor, inputs), training=True)
         sums = [_add(total, layer) for total, layer in zip(sums, layers, strict=True)]
         count += 1
-    for layer, (mean, variance), momentum, flag in zip(layers, sums, momenta, flags, strict=True):
+    for layer, old, (mean, variance) in zip(layers, _batch_norms(model), sums, strict=True):
         layer.moving_mean.assign(mean / count)
         layer.moving_variance.assign(variance / count)
-        layer.momentum, layer.trainable = momentum, flag
+        layer.momentum, layer.trainable = old.momentum, old.trainable
+        for variable, was in zip(layer.variables, old.variables, strict=True):
+            variable.trainable = was.trainable
     return copy
+
+
+def _batch_norms(model: keras.Model) -> list[keras.layers.BatchNormalization]:
+    layers = (operation for _, operation in _calls.walk(model))
+    return [layer for layer in layers if isinstance(layer, keras.layers.BatchNormalization)]
 
 
 def _add(total: tuple, layer: keras.layers.BatchNormalization) -> tuple[np.ndarray, np.ndarray]:

@@ -1,5 +1,6 @@
 """Budgets: how much to remove so that the model fits a number of parameters, MACs or bytes."""
 
+import numbers
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
@@ -65,8 +66,10 @@ class Budget:
         for name, limit in self.limits.items():
             if name not in COSTS:
                 raise ValueError(near_miss("budget", name, COSTS))
-            if not limit > 0:
-                raise ValueError(f"The budget for {name} must be positive, got {limit}.")
+            if not isinstance(limit, numbers.Real) or not limit > 0:
+                raise ValueError(
+                    f"The budget for {name} must be a number and must be positive, got {limit!r}."
+                )
 
     @classmethod
     def of(cls, budget: "Mapping[str, float] | Budget") -> "Budget":
@@ -119,7 +122,7 @@ class Budget:
 
     @staticmethod
     def _bisect(scores: Scores, selection: Selection, excess: Callable) -> dict[str, int]:
-        low, high = 0.0, 1.0 - selection.floor if selection.floor else 1.0 - 1e-9
+        low, high = 0.0, 1.0 - 1e-9
         over = excess(selection.counts(scores, high))
         if over:
             reached = ", ".join(

@@ -68,7 +68,8 @@ def compact(
     the channels around a compacted layer stay as they are.
 
     The attribute `compacted` of the result says which layers were replaced and why others were not. The
-    optimizer's slots of replaced kernels begin anew; all others are carried over.
+    optimizer's slots of replaced kernels begin anew; all others are carried over. Regularizers and
+    constraints of replaced layers have done their work, and are gone.
 
     Args:
         model: a built functional or Sequential model. It is not changed.
@@ -133,6 +134,8 @@ def _compacted(layer: Any, threshold: float) -> CompactConv | str:
     """The layer that stands in for this one, built; or why there is none."""
     if type(layer) not in _COMPACTABLE:
         return f"not a convolution or Dense that could be compacted, but {type(layer).__name__}"
+    if len(layer.weights) != 1 + layer.use_bias:
+        return "it has other weights than a kernel and a bias: it is quantized, or has LoRA"
     blocks, entries = _blocks(layer)
     saved = 1 - len(entries) / to_numpy(layer.kernel).size
     if saved < threshold:

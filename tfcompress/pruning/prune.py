@@ -6,9 +6,9 @@ from typing import Any
 import keras
 import numpy as np
 
-from tfcompress import _cloning, channels
+from tfcompress import _cloning, _data, channels
 from tfcompress.analysis import grouping
-from tfcompress.channels import ChannelGraph, Group
+from tfcompress.channels import ChannelGraph
 from tfcompress.pruning.budget import Budget
 from tfcompress.pruning.removed import Removed, removals
 from tfcompress.selection import Selection, check_sparsity
@@ -37,7 +37,8 @@ def prune(
             `(model, layers, data) -> {layer: (filters,) scores}`, higher = keep.
         sparsity: the share of channels to remove, in [0, 1): a number for all groups; or a dict
             from layer names or regular expressions to numbers, where groups that none matches stay
-            whole; or a function from scores to a mask, such as `selection.Cutoff()`.
+            whole; or a function from scores to a mask, such as `selection.Cutoff()`. No group falls
+            below the selection's floor, a tenth by default.
         budget: instead of `sparsity`: `{"params": n}`, `{"macs": n}` or `{"bytes": n}`, at most 1 for
             a share of the model's own, above 1 for an absolute number. Bytes are those of the
             weights. `Budget` says more, such as the input size of a model that leaves it open.
@@ -51,8 +52,9 @@ def prune(
 
     Raises:
         ValueError: the model is subclassed or unbuilt, a name is unknown, a sparsity lies outside
-            [0, 1), the budget cannot be met, data is missing or does not fit, or nothing can be
-            pruned. Nothing has been done then.
+            [0, 1), the budget cannot be met, a weight is NaN, data is missing or does not fit, the
+            criterion's scores are not finite, one per filter, or nothing can be pruned. Nothing has been
+            done then.
 
     >>> x = keras.Input((8, 8, 3))
     >>> y = keras.layers.Conv2D(16, 3, activation="relu", name="stem")(x)
@@ -62,58 +64,48 @@ def prune(
     8
     """
     criterion = grouping.criterion_of(criterion)
-    _check_one(sparsity, budget)
-    check_sparsity({} if sparsity is None else sparsity)
-    graph = channels.trace(model)
-    groups = grouping.chosen(graph, include, exclude)
-    wanted = grouping.per_group(graph, groups, sparsity)
-    if greedy:
-        found = _greedy_scores(model, graph, groups, criterion, wanted, data, selection)
-    else:
-        found = grouping.scores(model, groups, criterion, data, selection.pool)
-    if not found:
-        raise ValueError(
-            f"Criterion {criterion!r} scores none of the layers {[group.name for group in groups]}."
-        )
-    if budget is not None:
-        wanted = Budget.of(budget).solve(model, graph, found, selection)
-    keep = selection.masks(found, wanted, graph.balances)
-    small = channels.shrink(model, graph, keep)
-    small.removed = Removed(tuple(removals(graph, keep)), untouched(graph, keep))
+    check_one(sparsity, budget, selection)
+    limits = None if budget is None else Budget.of(budget)
+    if greedy and limits is not None:
+        raise ValueError("greedy=True needs a sparsity; a budget is solved over all layers at once.")
+    data = _data.repeatable(data) if greedy else data
+    plan = grouping.plan(
+        model, criterion, data, sparsity=sparsity, include=include, exclude=exclude, pool=selection.pool
+    )
+    wanted = plan.sparsity if limits is None else limits.solve(model, plan.graph, plan.scores, selection)
+    found = _greedy_scores(model, plan, criterion, data, selection) if greedy else plan.scores
+    keep = selection.masks(found, wanted, plan.graph.balances)
+    small = channels.shrink(model, plan.graph, keep)
+    small.removed = Removed(tuple(removals(plan.graph, keep)), untouched(plan.graph, keep, plan.unscored))
     return small
 
 
-def untouched(graph: ChannelGraph, keep: Iterable[str]) -> dict[str, str]:
-    """Why the groups that are not in `keep` stay as they are."""
+def untouched(graph: ChannelGraph, keep: Iterable[str], unscored: Mapping[str, str] = {}) -> dict[str, str]:
+    """Why the groups that are not in `keep` stay as they are; `unscored` gives reasons of the criterion's."""
     pruned = set(keep)
     reasons = {
-        group.name: group.locked or "not selected" for group in graph.groups if group.name not in pruned
+        group.name: group.locked or unscored.get(group.name, "not selected")
+        for group in graph.groups
+        if group.name not in pruned
     }
     return reasons | {path: f"unknown layer {kind}" for path, kind in graph.unknown.items()}
 
 
-def _greedy_scores(
-    model: keras.Model,
-    graph: ChannelGraph,
-    groups: list[Group],
-    criterion: Any,
-    sparsity: Any,
-    data: Any,
-    selection: Selection,
-) -> dict[str, np.ndarray]:
-    """Scores group after group on a copy in which the channels chosen before are silent."""
-    if sparsity is None:
-        raise ValueError("greedy=True needs a sparsity; a budget is solved over all layers at once.")
-    working = _cloning.clone(model)
-    found: dict[str, np.ndarray] = {}
-    for group in groups:
-        scored = grouping.scores(working, [group], criterion, data, selection.pool)
-        found |= scored
-        if scored:
-            channels.silence(working, graph, selection.masks(found, sparsity, graph.balances))
-    return found
-
-
-def _check_one(sparsity: Any, budget: Any) -> None:
+def check_one(sparsity: Any, budget: Any, selection: Selection) -> None:
+    """Raises `ValueError` unless exactly one of the two is given, and the sparsity is one."""
     if (sparsity is None) == (budget is None):
         raise ValueError(f"Give either sparsity or budget, got sparsity={sparsity!r} and budget={budget!r}.")
+    if budget is None:
+        check_sparsity(sparsity, selection.scope)
+
+
+def _greedy_scores(
+    model: keras.Model, plan: grouping.Plan, criterion: Any, data: Any, selection: Selection
+) -> dict[str, np.ndarray]:
+    """Scores group after group on a copy in which the channels chosen before are silent."""
+    working = _cloning.clone(model)
+    found: dict[str, np.ndarray] = {}
+    for group in plan.groups:
+        found |= grouping.scores(working, plan.graph, [group], criterion, data, selection.pool)
+        channels.silence(working, plan.graph, selection.masks(found, plan.sparsity, plan.graph.balances))
+    return found

@@ -15,11 +15,10 @@ class Removal:
     """One group of coupled layers.
 
     Attributes:
-        group: its name in the `ChannelGraph`.
-        layers: layer path -> int array, the outputs that layer lost, numbered as in the model the
-            verb was given.
+        group: its name in the `ChannelGraph` of the model the verb was given.
+        layers: layer path -> int array, the outputs that layer lost, numbered as in that model.
         before: channels in the group.
-        after: channels that stay.
+        after: channels that stay; as many as before where rounding, the floor or a balance asked for it.
     """
 
     group: str
@@ -35,8 +34,9 @@ class Removed:
     Iterate over it for the `Removal`s; print it for a table.
 
     Attributes:
-        removals: one entry per group that could be pruned, in the order of pruning.
-        untouched: group name -> why it stayed as it is.
+        removals: one entry per group that the verb set about, in the order of pruning.
+        untouched: the other groups -> why they stayed as they are; with them, path -> class of layers of
+            unknown kind.
     """
 
     removals: tuple[Removal, ...]

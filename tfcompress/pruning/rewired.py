@@ -6,7 +6,6 @@ from typing import Any
 import keras
 
 from tfcompress import _calls, _cloning
-from tfcompress._arrays import to_numpy
 
 Change = Callable[[Any, list], Any]
 
@@ -20,7 +19,7 @@ def rewired(
     """Returns a copy with other layers or calls in it; what no output depends on any more is gone.
 
     Weights, trainable flags, compile and optimizer state of what stays are carried over. A Sequential
-    model comes back as one.
+    model comes back as one, unless a change puts a bare operation into it.
 
     Args:
         model: a built functional or Sequential model. It is not changed.
@@ -37,7 +36,7 @@ def rewired(
     paths = {id(operation): path for path, operation in _calls.walk(copy)}
     made = _Rewiring(paths, layers or {}, calls or {}).model(copy)
     new = _cloning.clone(made)  # whose layers know nothing of the calls in the old graph
-    _carry_training(copy, new)
+    _cloning.carry_training(copy, new, _cloning.equal_weights(copy, new))
     return new
 
 
@@ -52,11 +51,12 @@ class _Rewiring:
         recipe = _calls.read(model)
         sources = [recipe.operations[ref.operation] for ref in keras.tree.flatten(recipe.inputs)]
         inputs = [type(source).from_config(_calls.config_of(source)) for source in sources]
-        if isinstance(model, keras.Sequential):
-            return keras.Sequential([*inputs, *map(self.operation, model.layers)], name=model.name)
         values = recipe.values([layer.output for layer in inputs], self.call)
         structures = (recipe.inputs, recipe.outputs)
-        return keras.Model(*keras.tree.map_structure(values.get, structures), name=model.name)
+        made = keras.Model(*keras.tree.map_structure(values.get, structures), name=model.name)
+        if isinstance(model, keras.Sequential) and made.layers == made.operations:
+            return keras.Sequential(made.layers, name=model.name)
+        return made
 
     def call(self, step: _calls.Call, args: Any, kwargs: dict) -> Any:
         change = self.calls.get((self.paths[id(step.operation)], step.index))
@@ -75,36 +75,3 @@ class _Rewiring:
 
 def _symbols(args: Any, kwargs: dict) -> list[keras.KerasTensor]:
     return [leaf for leaf in keras.tree.flatten((args, kwargs)) if isinstance(leaf, keras.KerasTensor)]
-
-
-def _carry_training(model: keras.Model, new: keras.Model) -> None:
-    """As in `_cloning`, for a model that may lack some of the variables and have others."""
-    if not model.compiled:
-        return
-    with keras.saving.custom_object_scope(_cloning._custom_objects(model)):
-        new.compile_from_config(model.get_compile_config())
-    if model.optimizer is None or not model.optimizer.built:
-        return
-    new.optimizer.build(new.trainable_variables)
-    held = {key: (slot, shape) for key, slot, shape in _states(model)}
-    for key, slot, shape in _states(new):
-        # A weight of another shape is another weight: its slots begin anew.
-        if key in held and held[key][1] == shape:
-            slot.assign(to_numpy(held[key][0]))
-
-
-def _states(model: keras.Model) -> list[tuple[tuple, keras.Variable, tuple]]:
-    """(key, optimizer variable, shape of its weight): slots by weight, the others by their order."""
-    optimizer = model.optimizer
-    weights = {id(weight): (path, index) for path, index, weight in _calls.weights(model)}
-    slots = {
-        id(slot): (weights[id(weight)], tuple(weight.shape))
-        for slot, weight in _cloning.slots(optimizer, model.trainable_variables)
-    }
-    found: list[tuple[tuple, keras.Variable, tuple]] = []
-    count: dict[tuple, int] = {}
-    for variable in optimizer.variables:
-        owner, shape = slots.get(id(variable), ((), ()))
-        count[owner] = count.get(owner, 0) + 1
-        found.append(((*owner, count[owner]), variable, shape))
-    return found

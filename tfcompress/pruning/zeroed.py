@@ -11,7 +11,7 @@ import numpy as np
 from tfcompress import _calls, channels
 from tfcompress._arrays import to_numpy
 from tfcompress.channels import ChannelGraph, fold
-from tfcompress.pruning.constants import Seen, watch
+from tfcompress.channels.constants import Seen, watch
 from tfcompress.pruning.prune import untouched
 from tfcompress.pruning.removed import Removed, removals
 from tfcompress.pruning.rewired import Change, rewired
@@ -100,12 +100,14 @@ def _without_branches(model: keras.Model) -> tuple[keras.Model, tuple[Branch, ..
     cuts = _cuts(model)
     if not cuts:
         return model, ()
-    changes = {key: _change(cut, *key) for key, cut in cuts.items()}
+    whole: set[tuple[str, int]] = set()
+    changes = {key: _change(cut, key, whole) for key, cut in cuts.items()}
     new = rewired(model, calls=changes)
     gone = dict(_calls.walk(model)).keys() - dict(_calls.walk(new)).keys()
     branches = (
         Branch(path, _behind(model, path, index, cut.rest, gone), bool(cut.constant.any()))
         for (path, index), cut in cuts.items()
+        if (path, index) not in whole
     )
     return new, tuple(branches)
 
@@ -147,8 +149,17 @@ def _cut(calls: list[Seen]) -> _Cut | None:
     return _Cut(rest, np.broadcast_to(total, shape))
 
 
-def _change(cut: _Cut, path: str, index: int) -> Change:
+def _change(cut: _Cut, key: tuple[str, int], whole: set[tuple[str, int]]) -> Change:
+    """What stands in for an addition; it notes in `whole` if that has to be the addition itself."""
+    path, index = key
+
     def change(addition: Any, tensors: list) -> Any:
+        layer = isinstance(addition, keras.layers.Layer)
+        masks = [_mask(tensor) for tensor in tensors]
+        if any(mask is not (masks[0] if layer else None) for mask in masks):
+            # Behind it there is no mask, or another than the rest would hand on.
+            whole.add(key)
+            return addition(tensors) if layer else addition(*tensors)
         rest = [tensors[place] for place in cut.rest]
         made = rest[0] if len(rest) == 1 else addition(rest)
         name = f"{path.split('/')[-1]}_constant" + (f"_{index}" if index else "")
@@ -158,13 +169,18 @@ def _change(cut: _Cut, path: str, index: int) -> Change:
     return change
 
 
+def _mask(tensor: Any) -> Any:
+    """Which steps of a sequence count, where Keras knows; it has no public name for that."""
+    return getattr(tensor, "_keras_mask", None)
+
+
 _ADDERS = {2: keras.layers.DepthwiseConv1D, 3: keras.layers.DepthwiseConv2D}
 
 
 def _plus(tensor: Any, constant: np.ndarray, name: str, dtype: Any) -> Any:
     """A stock layer that adds the constant: one that has channels to prune, where there is one."""
     per_channel = _per_channel(constant)
-    if per_channel is None or constant.ndim not in _ADDERS:
+    if per_channel is None or constant.ndim not in _ADDERS or _mask(tensor) is not None:
         return keras.layers.Rescaling(1.0, offset=_compressed(constant), dtype=dtype, name=name)(tensor)
     layer = _ADDERS[constant.ndim](1, data_format="channels_last", dtype=dtype, name=name)
     made = layer(tensor)
@@ -349,11 +365,13 @@ def _share(call: Seen, removed: np.ndarray) -> np.ndarray | None:
     gone = removed[:: len(removed) // len(constant)] & constant & ~_over_positions(call, values == 0)
     if not gone.any():
         return None
-    axis = 1 if getattr(call.operation, "data_format", None) == "channels_first" else values.ndim
-    made = fold._contribution(fold._Reading(call.path, call.operation, np.stack([values] * 2), axis, gone))
+    axis = 0 if getattr(call.operation, "data_format", None) == "channels_first" else -1
+    alone = np.moveaxis(np.moveaxis(values, axis, -1) * gone, -1, axis)
+    made = fold.contribution(call.operation, alone[None])
     mean = made.mean(axis=tuple(range(made.ndim - 1)))
     off = float(np.abs(made - mean).max())
-    if off > 1e-6 * max(1.0, float(np.abs(mean).max())):
+    exact = _pads_nothing(call.operation) and _even(call)[gone].all()
+    if not exact and off > 1e-6 * max(1.0, float(np.abs(mean).max())):
         warnings.warn(
             f"Constants folded into the bias of '{call.path}' are exact only on average over positions: "
             f"its padding makes them differ by up to {off:.2g} at the border.",

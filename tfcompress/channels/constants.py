@@ -14,6 +14,7 @@ import numpy as np
 
 from tfcompress import _calls, _kernels
 from tfcompress._arrays import to_numpy
+from tfcompress.channels.specs import stock_class
 
 OPEN_SIZE = 16  # stands in for a size that the model leaves open
 _DRAWS = 4
@@ -95,18 +96,29 @@ def _repeated(tensor: Any) -> Any:
 def _stirred(operation: Any, tensor: Any, rng: np.random.Generator) -> Any:
     """Noise in place of all outputs that the operation mixes from its inputs."""
     kernels = _kernels.kernels(operation) if isinstance(operation, keras.Layer) else []
-    if not kernels or type(operation) in _EACH:
+    inner, steps = unwrapped(operation)
+    layer = [operation, *inner][-1]
+    if not kernels or stock_class(layer, _EACH):
         return tensor
     noise = _noise(tensor.shape, keras.backend.standardize_dtype(tensor.dtype), rng)
-    if type(operation) not in _FILTERED:
+    if not stock_class(layer, _FILTERED):
         return noise
     kernel, layout = kernels[-1]  # of a separable convolution the pointwise one
     zero = ~(layout.lower(to_numpy(kernel)) != 0).any(axis=(1, 2))
-    first = getattr(operation, "data_format", None) == "channels_first"
-    axis = 1 if first else len(tensor.shape) - 1
+    first = getattr(layer, "data_format", None) == "channels_first"
+    axis = 1 + steps if first else len(tensor.shape) - 1
     return keras.ops.where(
         zero.reshape([-1 if a == axis else 1 for a in range(len(tensor.shape))]), tensor, noise
     )
+
+
+def unwrapped(operation: Any) -> tuple[list[keras.Layer], int]:
+    """The layers inside `TimeDistributed`, outer ones first, and how many axes of steps they lie under."""
+    inner: list[keras.Layer] = []
+    while type(operation) is keras.layers.TimeDistributed and not _calls.is_functional(operation.layer):
+        operation = operation.layer
+        inner.append(operation)
+    return inner, len(inner)
 
 
 def _noise(shape: tuple, dtype: str, rng: np.random.Generator) -> Any:

@@ -1,0 +1,5 @@
+"""As in tfmot, so that `tfmot.sparsity.keras` is found."""
+
+from tfcompress.compat.tfmot.sparsity import keras
+
+__all__ = ["keras"]
