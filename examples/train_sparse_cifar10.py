@@ -82,6 +82,10 @@ class Study:
         return self.out / f"{self.network}-epochs{FLAGS.epochs}-seed{self.seed}.keras"
 
     def trained(self) -> keras.Model:
+        if not self.file.exists():
+            model = self.new()
+            studies.train(model, self.images, FLAGS.epochs, RATE)
+            model.save(self.file)
         return keras.saving.load_model(self.file, compile=False)
 
     def train(self, model: keras.Model, *extra: keras.callbacks.Callback) -> keras.Model:
@@ -96,10 +100,7 @@ class Study:
 
 
 def pretrained(study: Study) -> dict:
-    model = study.new()
-    studies.train(model, study.images, FLAGS.epochs, RATE)
-    model.save(study.file)
-    return measured(model, study)
+    return measured(study.trained(), study)
 
 
 def dense(study: Study) -> dict:

@@ -1,5 +1,7 @@
 """Checks every surgery goes through: the smaller model equals the silenced one."""
 
+from collections.abc import Callable, Sequence
+
 import keras
 import numpy as np
 
@@ -60,13 +62,18 @@ def relative_error(expected: list[np.ndarray], got: list[np.ndarray]) -> float:
 
 
 def check_exact(
-    model: keras.Model, *, tolerance: float = 1e-5, seed: int = 0, approximate: bool = False
+    model: keras.Model,
+    *,
+    tolerance: float = 1e-5,
+    seed: int = 0,
+    approximate: bool = False,
+    draws: Sequence[Callable] = (random_masks, uneven_masks),
 ) -> keras.Model:
-    """Prunes half of everything, and unevenly, and compares with the silenced model; returns the half."""
+    """Prunes by masks of every draw, compares with the silenced model, and returns that of the first."""
     randomize(model, seed)
     before = [variable.numpy() for variable in model.variables]
     graph = channels.trace(model, approximate=approximate)
-    masks = [random_masks(graph, seed), uneven_masks(graph, seed)]
+    masks = [draw(graph, seed) for draw in draws]
     smaller = [channels.shrink(model, graph, keep) for keep in masks]
     same = [(v.numpy() == b).all() for v, b in zip(model.variables, before, strict=True)]
     assert all(same), "the input changed"

@@ -329,6 +329,15 @@ def slots(optimizer: Any, variables: list) -> list[tuple[keras.Variable, keras.V
     return [(state.variable, state.weight) for state in _states(optimizer) if id(state.weight) in wanted]
 
 
+def add(model: keras.Model, weight: keras.Variable, change: np.ndarray) -> None:
+    """Adds to a weight, and to the moving average that the optimizer would put in its place."""
+    optimizer = getattr(model, "optimizer", None)
+    states = _states(optimizer) if optimizer is not None and optimizer.built else []
+    averages = [state.variable for state in states if state.weight is weight and state.kind == "average"]
+    for variable in (weight, *averages):
+        variable.assign(to_numpy(variable) + change)
+
+
 def _states(optimizer: Any) -> list[_State]:
     """Every variable of a built optimizer.
 

@@ -13,11 +13,20 @@ def largest(values: np.ndarray, count: int) -> np.ndarray:
 
     The threshold comes from a partition instead of a sort, in linear time.
     """
-    flat = values.ravel()
-    if count <= 0 or count >= flat.size:
+    if count <= 0 or count >= values.size:
         return np.full(values.shape, count > 0)
+    flat = _comparable(values.ravel())
     threshold = np.partition(flat, flat.size - count)[flat.size - count]
-    mask = flat > threshold
-    ties = np.flatnonzero(flat == threshold)
-    mask[ties[: count - np.count_nonzero(mask)]] = True
+    mask = flat >= threshold
+    surplus = np.count_nonzero(mask) - count
+    if surplus > 0:
+        mask[np.flatnonzero(flat == threshold)[-surplus:]] = False
     return mask.reshape(values.shape)
+
+
+def _comparable(values: np.ndarray) -> np.ndarray:
+    """Numbers in the order of the values: the bits of floats without a sign, which compare faster."""
+    if values.dtype.itemsize not in (2, 4, 8) or np.issubdtype(values.dtype, np.integer):
+        return values
+    bits = values.view(f"i{values.dtype.itemsize}")
+    return bits if bits.min() >= 0 else values

@@ -217,3 +217,18 @@ def test_training_that_cannot_work_is_refused_before_it_begins(settings, epochs,
     with pytest.raises(ValueError, match=message):
         fit(model, IterativeHardThresholding(**settings), epochs=epochs)
     assert_equal(before, arrays_of(model))
+
+
+class Fails(keras.callbacks.Callback):
+    def on_epoch_end(self, epoch, logs=None):
+        raise RuntimeError("the user pressed a key")
+
+
+def test_masks_that_a_failed_training_left_on_are_gone_in_the_next():
+    model = network()
+    with pytest.raises(RuntimeError, match="pressed a key"):
+        fit(model, IterativeHardThresholding(0.75, sparse_first=True), Fails())
+    assert model.get_layer("first").kernel.constraint is not None
+    fit(model, IterativeHardThresholding({"second": 0.5}, sparse_first=True))
+    assert model.get_layer("first").kernel.constraint is None
+    assert (array(model.get_layer("first").kernel) != 0).all()

@@ -182,3 +182,33 @@ def test_channels_that_are_not_constant_are_not_folded():
     plain = channels.shrink(model, graph, keep)
     inputs = inputs_for(model)
     assert relative_error(outputs_of(plain, inputs), outputs_of(folded, inputs)) == 0
+
+
+@pytest.mark.filterwarnings("ignore:.*does not support masking")
+def test_a_model_inside_the_model_that_is_given_a_mask_is_looked_into():
+    words = keras.Input((7,), dtype="int32")
+    x = inner = keras.Input((7, 8))
+    x = layers.ReLU()(layers.BatchNormalization(name="norm")(layers.Dense(6, name="first")(x)))
+    x = keras.Model(inner, x, name="inner")(layers.Embedding(5, 8, mask_zero=True)(words))
+    model = randomize(keras.Model(words, layers.Dense(4)(x)))
+    norm, first = (model.get_layer("inner").get_layer(name) for name in ("norm", "first"))
+    norm.beta.assign(np.full(6, 1.5))
+    first.kernel.assign(first.kernel.numpy() * KEEP["first"])
+    folded = channels.shrink(
+        model, channels.trace(model), {"inner/first": KEEP["first"]}, fold_constants=True
+    )
+    inputs = inputs_for(model)
+    assert relative_error(outputs_of(model, inputs), outputs_of(folded, inputs)) < 1e-5
+
+
+@pytest.mark.parametrize("use_bias", [True, False])
+def test_the_moving_average_of_a_bias_gets_the_constants_too(use_bias):
+    model = network(layers.Conv2D(4, 3, use_bias=use_bias))
+    model.compile(keras.optimizers.SGD(0.0, use_ema=True), "mse")
+    model.get_layer("norm").trainable = False  # its statistics, and with them the constants, stay
+    x = inputs_for(model)
+    model.train_on_batch(x[0], outputs_of(model, x)[0])  # averages = weights: the rate is 0
+    folded = channels.shrink(model, channels.trace(model), KEEP, fold_constants=True)
+    expected = outputs_of(folded, x)
+    folded.optimizer.finalize_variable_values(folded.trainable_variables)
+    assert relative_error(outputs_of(folded, x), expected) <= 1e-6

@@ -92,7 +92,7 @@ def test_every_model_of_the_zoo_equals_its_compacted_copy(name):
 
 
 @given(st.integers(0, 10**6))
-@settings(max_examples=10)
+@settings(max_examples=6)
 def test_random_graphs_equal_their_compacted_copies(seed):
     keras.utils.clear_session()
     keras.utils.set_random_seed(seed)

@@ -47,6 +47,17 @@ def test_new_statistics_are_those_of_the_data():
     assert (measured.get_layer("conv").kernel.numpy() == model.get_layer("conv").kernel.numpy()).all()
 
 
+@pytest.mark.parametrize("given", [list, lambda arrays: dict(zip("ab", arrays, strict=True))])
+@pytest.mark.parametrize("structure", [list, lambda tensors: {t.name: t for t in tensors}])
+def test_statistics_of_a_model_with_several_inputs(given, structure):
+    tensors = [keras.Input((4,), name=name) for name in "ab"]
+    norm = layers.BatchNormalization(name="norm")
+    model = keras.Model(structure(tensors), norm(layers.Subtract()(tensors)))
+    a, b = np.random.default_rng(0).normal(size=(2, 64, 4)).astype("float32")
+    measured = tfcompress.reestimate_batch_norm(model, [(given([a, b]),)])
+    np.testing.assert_allclose(measured.get_layer("norm").moving_mean, (a - b).mean(0), atol=1e-5)
+
+
 def plain() -> keras.Model:
     i = keras.Input((4,))
     return keras.Model(i, layers.Dense(2)(i))

@@ -8,7 +8,7 @@ import numpy as np
 
 from tfcompress import _data, channels
 from tfcompress.analysis import grouping
-from tfcompress.callbacks.zeros import Zeros, release_stale
+from tfcompress.callbacks.zeros import Zeros
 from tfcompress.selection import Selection, check_sparsity
 
 
@@ -80,7 +80,7 @@ class LayerwisePruning(keras.callbacks.Callback):
         self.selection = selection
 
     def on_train_begin(self, logs: Any = None) -> None:
-        release_stale(self.model)
+        self._zeros = Zeros(self.model)
         self.data = _data.repeatable(self.data)
         self._plan = grouping.plan(
             self.model,
@@ -99,7 +99,6 @@ class LayerwisePruning(keras.callbacks.Callback):
                 f"{len(self._steps)} groups, one every {self.every} epochs from epoch {self.start_epoch}, "
                 f"need {needed} epochs, fit() has {self.params['epochs']}. Train longer or include fewer."
             )
-        self._zeros = Zeros(self.model)
         self._begun = False
 
     def on_epoch_begin(self, epoch: int, logs: Any = None) -> None:

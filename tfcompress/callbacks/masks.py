@@ -1,5 +1,6 @@
 """Update the masks of a model while `model.fit` trains it."""
 
+import math
 from typing import Any
 
 import keras
@@ -57,6 +58,8 @@ class UpdateMasks(keras.callbacks.Callback):
             )
         self._rules = _by_rule(self._masked)
         self._begun = False
+        self._asked = 0  # up to this step the rules were asked
+        self._idle: float = 0  # batches until they have to be asked again
 
     def on_epoch_begin(self, epoch: int, logs: Any = None) -> None:
         # Not in on_train_begin, when BackupAndRestore may be yet to come, and the first epoch is not known.
@@ -79,12 +82,23 @@ class UpdateMasks(keras.callbacks.Callback):
                 self._assign(constrained, [weight.value != 0 for weight in constrained])
 
     def on_train_batch_begin(self, batch: int, logs: Any = None) -> None:
+        batches = batches_ahead(self.model)
+        self._idle -= batches
+        if self._idle >= batches:
+            return
         sync(self.model)
-        ahead = steps(self.model, batches_ahead(self.model))
+        ahead = steps(self.model, batches)
         for rule, masked in self._rules.items():
-            due = _last_due(rule, ahead)
+            due = _last_due(rule, range(max(ahead.start, self._asked), ahead.stop))
             if due is not None:
                 self._assign(masked, rule.update(masked, due))
+        self._asked = ahead.stop
+        # No batch counts as more than one step, and reading the step takes a while.
+        self._idle = min(map(self._next_due, self._rules), default=math.inf) - ahead.start
+
+    def _next_due(self, rule: MaskRule) -> float:
+        due = rule.next_update(self._asked)
+        return math.inf if due is None else due
 
     def _assign(self, masked: list[MaskedWeight], masks: list[np.ndarray]) -> None:
         for weight, mask in zip(masked, masks, strict=True):

@@ -59,7 +59,8 @@ class ReachSparsity(keras.callbacks.Callback):
         change: the factor by which the strength changes at most after one look.
         bounds: the mean strength stays between these.
         release: what happens when the sparsity is reached; False leaves the strength as it is, and
-            more groups may go.
+            more groups may go. Then none is set to zero at the end of the epochs, since only a mask could
+            hold it there; the strength goes on growing.
         backup: path of a small JSON file. A strength is not among what `BackupAndRestore` saves: with
             this file an interrupted training goes on with the strength that it had.
 
@@ -161,8 +162,9 @@ class ReachSparsity(keras.callbacks.Callback):
         self._zeros.release()
         if self._state is not None and not self._state.reached:
             warnings.warn(
-                f"ReachSparsity(sparsity={self.sparsity}) got to {self._sparsity():.3f} only: training ended "
-                f"before the {self._planned} epochs in which to get there. Give it fewer with epochs=.",
+                f"ReachSparsity(sparsity={self.sparsity}) got to {self._sparsity():.3f} only in "
+                f"training that was to take {self._planned} epochs for it. Train longer, or give it fewer "
+                "with epochs=.",
                 stacklevel=2,
             )
 
@@ -177,20 +179,19 @@ class ReachSparsity(keras.callbacks.Callback):
         assert self._state is not None
         last = self._state
         due = epochs - last.epochs >= min(self._planned / self.looks, 1) - 1e-9
-        if not last.reached and (due or epochs >= self._planned):
+        if not last.reached and (due or last.epochs < self._planned <= epochs):
             sync(self.model)
             self._state = self._next(last, epochs)
             self._follow(self._state)
 
     def _next(self, last: "_State", epochs: float) -> "_State":
         life = self._life()
-        if epochs >= self._planned:
+        left, seen = self._planned - epochs, (last.life - life) / (epochs - last.epochs)
+        if left <= 0 and self.release:
             self._cut(life)
         if self._sparsity() >= self.sparsity - 1e-9:
             return _State(0.0 if self.release else last.strength, life, epochs, True)
-        wanted = life / (self._planned - epochs)
-        seen = (last.life - life) / (epochs - last.epochs)
-        ratio = wanted / seen if seen > 0 else self.change
+        ratio = life / left / seen if left > 0 and seen > 0 else self.change
         strength = last.strength * min(max(ratio, 1 / self.change), self.change)
         return _State(min(max(strength, self.bounds[0]), self.bounds[1]), life, epochs, False)
 

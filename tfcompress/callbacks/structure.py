@@ -62,10 +62,10 @@ class FreezeZeros(keras.callbacks.Callback):
         self.mode, self.threshold, self.include, self.exclude = mode, threshold, include, exclude
 
     def on_train_begin(self, logs: Any = None) -> None:
-        self._zeros: Zeros | None = None
+        self._zeros = Zeros(self.model)
 
     def on_epoch_begin(self, epoch: int, logs: Any = None) -> None:
-        if self._zeros is not None:
+        if self._zeros.masks:
             return
         # Not before the first epoch, when BackupAndRestore has put the weights back.
         masks = [(weight, mask) for weight, mask in self._masks() if not mask.all()]
@@ -74,17 +74,14 @@ class FreezeZeros(keras.callbacks.Callback):
                 f"No {'weight' if self.mode == 'weights' else 'row or column of a kernel'} of "
                 f"'{self.model.name}' is at most {self.threshold} in magnitude, so there is nothing to hold."
             )
-        self._zeros = Zeros(self.model)
         self._zeros.set(masks)
 
     def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
-        if self._zeros is not None:
-            self._zeros.apply()
+        self._zeros.apply()
 
     def on_train_end(self, logs: Any = None) -> None:
-        if self._zeros is not None:
-            self._zeros.apply()
-            self._zeros.release()
+        self._zeros.apply()
+        self._zeros.release()
 
     def _masks(self) -> Iterator[tuple[keras.Variable, np.ndarray]]:
         kernels = _kernels.by_layer(self.model)

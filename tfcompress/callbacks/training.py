@@ -23,8 +23,13 @@ def steps(model: keras.Model, batches: int) -> range:
     """
     optimizer = getattr(model.optimizer, "inner_optimizer", model.optimizer)
     batches_per_step = optimizer.gradient_accumulation_steps or 1
-    seen = int(to_numpy(optimizer._iterations))
+    seen = int(to_numpy(_batches_seen(optimizer)))
     return range(seen // batches_per_step, (seen + batches - 1) // batches_per_step + 1)
+
+
+def _batches_seen(optimizer: keras.optimizers.Optimizer) -> keras.Variable:
+    """The variable behind `optimizer.iterations`, which divides it by the batches that make a step."""
+    return next(variable for variable in optimizer.variables if variable.name == "iteration")
 
 
 def sync(model: keras.Model) -> None:

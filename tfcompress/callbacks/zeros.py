@@ -13,10 +13,12 @@ from tfcompress._arrays import to_numpy
 class Zeros:
     """Keeps weights of a model, and the optimizer's slots of them, at zero where masks say so.
 
-    A mask is a constraint on its weight, so it holds in every step, under any optimizer.
+    A mask is a constraint on its weight, so it holds in every step, under any optimizer. To be made when
+    training begins: masks that a training left on which ended in an error are taken off.
     """
 
     def __init__(self, model: keras.Model):
+        _release_stale(model)
         self.model = model
         self.masks: dict[int, tuple[keras.Variable, np.ndarray, Any]] = {}
 
@@ -41,7 +43,7 @@ class Zeros:
         """Zeroes now. The optimizer overwrites weights by their moving averages, so these too."""
         for weight, mask, _ in self.masks.values():
             weight.assign(np.where(mask, to_numpy(weight), 0))
-        slots = _cloning.slots(self.model.optimizer, self.model.trainable_variables)
+        slots = _cloning.slots(self.model.optimizer, self.model.weights)
         for slot, weight in slots:
             if id(weight) in self.masks and slot.shape == weight.shape:
                 slot.assign(np.where(self.masks[id(weight)][1], to_numpy(slot), 0))
@@ -55,11 +57,7 @@ class Zeros:
         self.masks = {}
 
 
-def release_stale(model: keras.Model) -> None:
-    """Takes off masks that a training left on which ended in an error, so that nobody released them.
-
-    To be called when training begins, before any callback has set masks of its own.
-    """
+def _release_stale(model: keras.Model) -> None:
     stale = [weight for weight in model.weights if isinstance(weight.constraint, _Mask)]
     for weight in stale:
         weight.constraint = _beneath(weight.constraint)

@@ -68,7 +68,9 @@ def watch(model: keras.Model, wanted: Callable[[Any], bool], *, through: bool) -
             firsts, same = [array[0] for array in arrays], [_same(array) for array in arrays]
             seen.append(Seen(path, step.index, step.operation, firsts, same))
         if _calls.is_functional(step.operation):
-            return _calls.read(step.operation).run(given, call)
+            # A model that is given a mask does nothing with it.
+            unmasked = {name: value for name, value in kwargs.items() if name != "mask"}
+            return _calls.read(step.operation).run(_calls.tensors(args, unmasked), call)
         made = step.operation(*args, **kwargs)
         if through and given and all(_same(tensor).all() for tensor in given):
             return keras.tree.map_structure(_repeated, made)

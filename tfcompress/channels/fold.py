@@ -9,7 +9,6 @@ import numpy as np
 from keras import layers
 
 from tfcompress import _calls, _cloning
-from tfcompress._arrays import to_numpy
 from tfcompress.channels.constants import Seen, unwrapped, watch
 from tfcompress.channels.graph import ChannelGraph
 from tfcompress.channels.ids import Ids, Keep
@@ -91,7 +90,9 @@ def fold_constants(model: keras.Model, graph: ChannelGraph, keep: Mapping[str, n
     targets = dict(_calls.walk(copy))
     for path, share in shares.items():
         bias = targets[path].bias
-        bias.assign(share if path in lacking else to_numpy(bias) + share)
+        if path in lacking:
+            bias.assign(np.zeros(bias.shape))
+        _cloning.add(copy, bias, share)
     return copy
 
 
@@ -118,12 +119,12 @@ def _reads(model: keras.Model, graph: ChannelGraph) -> Any:
     return lambda operation: id(operation) in reading and not _calls.is_functional(operation)
 
 
-def _readings(seen: Seen, tensors: list[Ids], kept: Keep) -> Iterator[_Reading]:
+def _readings(seen: Seen, tensors: list[Any], kept: Keep) -> Iterator[_Reading]:
     inner, steps = unwrapped(seen.operation)
     path = "/".join([seen.path, *(layer.name for layer in inner)])
     layer = [seen.operation, *inner][-1]
     for ids, values, same in zip(tensors, seen.values, seen.same, strict=True):
-        if len(ids.varying) != 1:
+        if not isinstance(ids, Ids) or len(ids.varying) != 1:
             continue
         by_channel = np.moveaxis(values, ids.varying[0], -1)
         places = tuple(range(values.ndim - 1))

@@ -94,7 +94,8 @@ Keep = np.ndarray  # bool per id: True where the channel stays
 class Ledger:
     """What a trace has learned so far.
 
-    `paths` gives the path of each operation by its `id()`, `tensors` what each call of each path is given.
+    `paths` gives the path of each operation by its `id()`, `tensors` what each call of each path is given:
+    `Ids`, and tensors that are constants.
     """
 
     paths: dict[int, str] = field(default_factory=dict)
@@ -106,7 +107,7 @@ class Ledger:
     edits: dict[str, list[Callable[[Keep], dict]]] = field(default_factory=dict)
     arguments: dict[tuple[str, int], Callable[[Keep], Any]] = field(default_factory=dict)
     unknown: dict[str, str] = field(default_factory=dict)
-    tensors: dict[tuple[str, int], list[Ids]] = field(default_factory=dict)
+    tensors: dict[tuple[str, int], list[Any]] = field(default_factory=dict)
     ties: list[tuple[np.ndarray, np.ndarray]] = field(default_factory=list)
     count: int = 1
 

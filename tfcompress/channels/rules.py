@@ -44,7 +44,10 @@ def run(ledger: Ledger, model: keras.Model, inputs: list[Ids], approximate: bool
         path = ledger.paths[id(step.operation)]
         shapes = [shape and known_shape(shape) for shape in recipe.output_shapes(step)]
         v = Visit(ledger, step.operation, path, step.index, args, kwargs, shapes, approximate)
-        ledger.tensors[path, step.index] = v.tensors
+        leaves = keras.tree.flatten((args, kwargs))
+        ledger.tensors[path, step.index] = [
+            leaf for leaf in leaves if isinstance(leaf, Ids) or keras.ops.is_tensor(leaf)
+        ]
         return nested(v) if _calls.is_functional(step.operation) else visit(v)
 
     return recipe.run(inputs, call)

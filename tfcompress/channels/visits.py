@@ -31,11 +31,6 @@ class Visit:
     approximate: bool = False
 
     @property
-    def tensors(self) -> list[Ids]:
-        """All that the call is given."""
-        return _ids_in((self.args, self.kwargs))
-
-    @property
     def masks(self) -> list[Ids]:
         """What Keras hands on to say which steps count; these are no channels."""
         return _ids_in(self.kwargs.get("mask"))
@@ -44,7 +39,7 @@ class Visit:
     def inputs(self) -> list[Ids]:
         """The tensors that may hold channels."""
         masks = self.masks
-        return [ids for ids in self.tensors if all(ids is not mask for mask in masks)]
+        return [ids for ids in _ids_in((self.args, self.kwargs)) if all(ids is not mask for mask in masks)]
 
     @property
     def weights(self) -> list[keras.Variable]:

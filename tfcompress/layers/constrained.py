@@ -20,8 +20,7 @@ class MaskConstraint(keras.constraints.Constraint):
     def __call__(self, value: Any) -> Any:
         # JAX hands constraints the variable itself, and its `where` does not take one.
         value = keras.ops.convert_to_tensor(value if self.before is None else self.before(value))
-        mask = keras.ops.convert_to_tensor(self.mask)
-        return keras.ops.where(mask, value, keras.ops.zeros((), value.dtype))
+        return keras.ops.where(self.mask.value, value, keras.ops.zeros((), value.dtype))
 
 
 def constrain(

@@ -1,5 +1,6 @@
 """Magnitude pruning: the smallest weights are masked, more and more of them while training goes on."""
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -12,7 +13,6 @@ from tfcompress._kernels import Layout
 from tfcompress._ranking import largest
 from tfcompress.layers.rules import MaskedWeight, MaskRule
 
-SCOPES = ("layer", "global")
 POOLS: dict[str, Callable] = {"mean": np.mean, "max": np.max}
 
 
@@ -53,7 +53,7 @@ class MagnitudePruning(MaskRule):
     floor: float = 0.01
 
     def __post_init__(self) -> None:
-        _check_choice("scope", self.scope, SCOPES)
+        _check_choice("scope", self.scope, COUNTS)
         _check_choice("pool", self.pool, POOLS)
         _check_pair("block", self.block)
         if not 0 <= self.floor <= 1:
@@ -109,15 +109,18 @@ class MagnitudePruning(MaskRule):
     def update(self, masked: Sequence[MaskedWeight], step: int) -> list[np.ndarray]:
         if self.n_of_m is not None:
             return [self._n_of_m_mask(weight) for weight in masked]
-        scores = [self._scores(weight) for weight in masked]
-        counts = self._counts(scores, self.schedule(step))
-        kept = [largest(values, count) for values, count in zip(scores, counts, strict=True)]
-        return [self._spread(mask, weight) for mask, weight in zip(kept, masked, strict=True)]
+        counts = COUNTS[self.scope](self, masked, self.schedule(step))
+        pairs = zip(masked, counts, strict=True)  # one at a time: scores take more memory than masks
+        return [self._spread(largest(self._scores(weight), count), weight) for weight, count in pairs]
 
-    def _counts(self, scores: list[np.ndarray], sparsity: float) -> list[int]:
+    def _counts_alike(self, masked: Sequence[MaskedWeight], sparsity: float) -> list[int]:
         """How many entries, or blocks, of each weight stay; at least one."""
-        if self.scope == "layer":
-            return [max(1, values.size - round(sparsity * values.size)) for values in scores]
+        sizes = [weight.size // math.prod(self.block) for weight in masked]
+        return [max(1, size - round(sparsity * size)) for size in sizes]
+
+    def _counts_together(self, masked: Sequence[MaskedWeight], sparsity: float) -> list[int]:
+        """The same by one ranking of all."""
+        scores = [self._scores(weight) for weight in masked]
         entries = np.concatenate([values.ravel() for values in scores])
         kept = largest(entries, entries.size - round(sparsity * entries.size))
         starts = np.cumsum([0, *(values.size for values in scores)])
@@ -151,6 +154,12 @@ class MagnitudePruning(MaskRule):
         mask = np.zeros(pieces.shape, bool)
         np.put_along_axis(mask, order, True, axis=1)
         return masked.layout.lift(mask.reshape(lowered.shape), tuple(masked.weight.shape))
+
+
+COUNTS: dict[str, Callable] = {
+    "layer": MagnitudePruning._counts_alike,
+    "global": MagnitudePruning._counts_together,
+}
 
 
 def _outputs(masked: MaskedWeight) -> int:

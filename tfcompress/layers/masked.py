@@ -126,7 +126,7 @@ class MaskedLayer(keras.layers.Wrapper):
 
     def _effective(self, masked: MaskedWeight) -> Any:
         weight = masked.weight.value
-        counting = keras.ops.where(masked.mask, weight, keras.ops.zeros((), weight.dtype))
+        counting = keras.ops.where(masked.mask.value, weight, keras.ops.zeros((), weight.dtype))
         if masked.rule is None or not masked.rule.straight_through:
             return counting
         return weight + keras.ops.stop_gradient(counting - weight)

@@ -31,9 +31,9 @@ def reestimate_batch_norm(model: keras.Model, data: Any) -> keras.Model:
         layer.trainable = True
     sums: list[Any] = [(0.0, 0.0)] * len(layers)
     count = 0
-    for inputs, _ in _data.batches(data):
-        _data.check_inputs(copy, inputs)
-        copy(keras.tree.map_structure(keras.ops.convert_to_tensor, inputs), training=True)
+    for inputs, _ in _data.batches_for(copy, data):
+        tensors = [keras.ops.convert_to_tensor(array) for array in inputs]
+        copy(keras.tree.pack_sequence_as(copy.input, tensors), training=True)
         sums = [_add(total, layer) for total, layer in zip(sums, layers, strict=True)]
         count += 1
     for layer, old, (mean, variance) in zip(layers, _batch_norms(model), sums, strict=True):

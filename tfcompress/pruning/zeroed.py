@@ -8,8 +8,7 @@ from typing import Any, NamedTuple
 import keras
 import numpy as np
 
-from tfcompress import _calls, channels
-from tfcompress._arrays import to_numpy
+from tfcompress import _calls, _cloning, channels
 from tfcompress.channels import ChannelGraph, fold
 from tfcompress.channels.constants import Seen, watch
 from tfcompress.pruning.prune import untouched
@@ -340,8 +339,7 @@ def _folded(
 ) -> keras.Model:
     """A copy in which biases hold what the constant channels contributed that are about to go.
 
-    `channels.fold_constants` would look for constants on images, and miss some: in a vectorized
-    activation equal numbers can come out different in the last bit. Here it is known what is constant.
+    As `channels.fold_constants` does, but from what has been watched already.
     """
     kept = graph.keep_ids(keep)
     shares: dict[str, np.ndarray] = {}
@@ -354,8 +352,7 @@ def _folded(
     copy = rewired(model, layers=lacking)
     targets = dict(_calls.walk(copy))
     for path, share in shares.items():
-        bias = targets[path].bias
-        bias.assign(to_numpy(bias) + share)
+        _cloning.add(copy, targets[path].bias, share)
     return copy
 
 
