@@ -27,14 +27,14 @@ from tfcompress.schedules import Polynomial
 flags.DEFINE_string("out_dir", "compress_lenet5", "Where results and trained networks go.")
 flags.DEFINE_integer("epochs", 20, "Epochs of training before pruning.")
 flags.DEFINE_integer("sparse_epochs", 60, "Epochs that follow, masks being final after two thirds of them.")
+flags.DEFINE_list("sparsities", "0.95 0.98 0.99 0.995 0.998 0.999".split(), "Of magnitude pruning.")
+flags.DEFINE_list("c_rates", "1 1.5 2 2.5 3 3.5 4".split(), "Of dynamic network surgery.")
 flags.DEFINE_list("seeds", ["0", "1", "2"], "Seeds of weights and batches.")
 FLAGS = flags.FLAGS
 
 BATCH = 64
 RATE = 0.02
 DROP = 0.01  # of accuracy, from which on it counts as broken
-MAGNITUDE = (0.95, 0.98, 0.99, 0.995, 0.998, 0.999)  # sparsity
-SURGERY = (1.0, 1.5, 2.0, 2.5, 3.0, 3.5, 4.0)  # c_rate
 
 
 def main(argv: list[str]) -> None:
@@ -46,8 +46,8 @@ def main(argv: list[str]) -> None:
     for seed in map(int, FLAGS.seeds):
         file = out / f"lenet5-epochs{FLAGS.epochs}-seed{seed}.keras"
         results.once(functools.partial(dense, images, file), method="dense", level=0.0, seed=seed)
-        for method, levels in (("magnitude", MAGNITUDE), ("surgery", SURGERY)):
-            for level in levels:
+        for method, levels in (("magnitude", FLAGS.sparsities), ("surgery", FLAGS.c_rates)):
+            for level in map(float, levels):
                 run = functools.partial(sparse, RULES[method](level, last_update(images)), images, file)
                 results.once(run, method=method, level=level, seed=seed)
     report(results.runs, out)
@@ -73,18 +73,25 @@ def enlarged(images: datasets.Images) -> datasets.Images:
 
 
 def dense(images: datasets.Images, file: Path) -> dict:
-    """Trained for as many epochs as the others; what they begin with is saved on the way."""
-    model = networks.lenet5((28, 28, 1), 10)
-    train(model, images, FLAGS.epochs)
-    model.save(file)
+    """Trained for as many epochs as the others."""
+    model = begun(images, file)
     train(model, images, FLAGS.sparse_epochs)
     return measured(model, images)
 
 
 def sparse(rule: MaskRule, images: datasets.Images, file: Path) -> dict:
-    wrapped = tfcompress.wrap(keras.saving.load_model(file, compile=False), rule)
+    wrapped = tfcompress.wrap(begun(images, file), rule)
     train(wrapped, images, FLAGS.sparse_epochs, callbacks.UpdateMasks())
     return measured(tfcompress.strip(wrapped), images)
+
+
+def begun(images: datasets.Images, file: Path) -> keras.Model:
+    """What all begin with: a network trained for `epochs`, which is saved for the next."""
+    if not file.exists():
+        model = networks.lenet5((28, 28, 1), 10)
+        train(model, images, FLAGS.epochs)
+        model.save(file)
+    return keras.saving.load_model(file, compile=False)
 
 
 def train(model: keras.Model, images: datasets.Images, epochs: int, *extra: keras.callbacks.Callback) -> None:

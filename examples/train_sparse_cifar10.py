@@ -32,6 +32,7 @@ from tfcompress.schedules import Polynomial
 flags.DEFINE_string("data_dir", None, "Folder of cifar10-train.tfrecord and cifar10-validation.tfrecord.")
 flags.DEFINE_string("out_dir", "train_sparse_cifar10", "Where results and trained networks go.")
 flags.DEFINE_list("networks", ["vgg", "resnet20"], "Which networks to train.")
+flags.DEFINE_list("methods", None, "Which methods to run; all without it.")
 flags.DEFINE_integer("epochs", 4, "Epochs of training before any sparsity.")
 flags.DEFINE_integer("sparse_epochs", 4, "Epochs that follow, for every method alike.")
 flags.DEFINE_float("sparsity", 0.8, "The share of the kernels to make zero.")
@@ -51,9 +52,9 @@ def main(argv: list[str]) -> None:
     results = studies.Results(out / "results.json", settings(images), ("network", "method", "seed"))
     for seed in map(int, FLAGS.seeds):
         for network in FLAGS.networks:
-            for method, run in RUNS.items():
+            for method in FLAGS.methods or RUNS:
                 results.once(
-                    functools.partial(run, Study(images, network, seed, out)),
+                    functools.partial(RUNS[method], Study(images, network, seed, out)),
                     network=network,
                     method=method,
                     seed=seed,

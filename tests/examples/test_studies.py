@@ -1,0 +1,41 @@
+"""The studies run on bundled data, write what they found, and go on where they stopped."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+EXAMPLES = Path(__file__).parents[2] / "examples"
+BRIEF = ["--epochs", "1", "--seeds", "0"]
+STUDIES = {
+    "prune_cifar10.py": ["--data-dir", "digits", "--tune-epochs", "1", "--width", "4"],
+    "train_sparse_cifar10.py": ["--data-dir", "digits", "--sparse-epochs", "2", "--networks", "vgg"],
+    "compress_lenet5.py": ["--sparse-epochs", "1", "--sparsities", "0.9", "--c-rates", "1"],
+}
+RUNS = {
+    "prune_cifar10.py": ["dense", "entropy", "l1", "random", "scratch"],
+    "train_sparse_cifar10.py": (
+        "pretrained dense magnitude surgery hard_thresholding group_lasso random scratch".split()
+    ),
+    "compress_lenet5.py": ["dense", "magnitude", "surgery"],
+}
+
+
+def run(script: str, out: Path) -> list[dict]:
+    command = [sys.executable, script, "--out-dir", str(out), *BRIEF, *STUDIES[script]]
+    done = subprocess.run(command, cwd=EXAMPLES, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    return json.loads((out / "results.json").read_text())["runs"]
+
+
+@pytest.mark.parametrize("script", STUDIES)
+def test_study_runs_every_method_once_and_is_resumed(script, tmp_path):
+    runs = run(script, tmp_path)
+    assert [found["method"] for found in runs] == RUNS[script]
+    assert all(0 < found["accuracy"] <= 1 for found in runs)
+    assert (tmp_path / "table.txt").stat().st_size and (tmp_path / "accuracy.png").stat().st_size
+    (tmp_path / "table.txt").unlink()
+    assert run(script, tmp_path) == runs  # with the times at which they finished: none was run again
+    assert (tmp_path / "table.txt").exists()
