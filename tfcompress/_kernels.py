@@ -74,6 +74,14 @@ def kernels(layer: Any) -> list[tuple[keras.Variable, Layout]]:
     return found
 
 
+def biases(layer: Any) -> list[tuple[keras.Variable, Layout]]:
+    """The biases of a layer and of the layers it wraps; every entry counts as an output."""
+    if inner := _calls.wrapped_layers(layer):
+        return [pair for child in inner for pair in biases(child)]
+    found = [weight for weight in getattr(layer, "weights", []) if weight.path.split("/")[-1] == "bias"]
+    return [(weight, Layout(tuple(range(len(weight.shape))), ())) for weight in found]
+
+
 def by_layer(model: keras.Model) -> dict[str, list[tuple[keras.Variable, Layout]]]:
     """The kernels of every layer that has some of its own, by the layer's path.
 

@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from masks import array
 from rules import masked_weight
 
+import tfcompress
 from tfcompress import callbacks
 from tfcompress.layers import DynamicNetworkSurgery, masked_weights, wrap
 
@@ -104,6 +105,50 @@ def test_draws_depend_on_the_step_and_the_seed_alone():
 def test_no_update_comes_after_the_stop():
     rule = DynamicNetworkSurgery(stop=10)
     assert [rule.next_update(step) for step in (0, 9, 10, 11)] == [0, 9, None, None]
+
+
+# --- biases ---------------------------------------------------------------------------------------------
+
+
+def with_biases(rule: DynamicNetworkSurgery) -> keras.Model:
+    x = keras.Input((6, 6, 3))
+    y = keras.layers.Conv2D(4, 3, bias_initializer="random_normal", activation="relu", name="conv")(x)
+    y = keras.layers.MultiHeadAttention(2, 3, bias_initializer="random_normal", name="heads")(y, y)
+    y = keras.layers.LSTM(5, bias_initializer="random_normal")(keras.layers.Reshape((16, 4))(y))
+    return wrap(keras.Model(x, keras.layers.Dense(2, name="head", bias_initializer="ones")(y)), rule)
+
+
+def test_biases_are_masked_with_the_kernels_of_their_layer(tmp_path):
+    rule = DynamicNetworkSurgery(0.5, mask_bias=True, **ALWAYS)
+    model = with_biases(rule)
+    masked = masked_weights(model)
+    assert len(masked) == len(model.trainable_weights)
+    for weight, mask in zip(masked, rule.update(masked, 0), strict=True):
+        owner = weight.path.rpartition("/")[0]
+        together = [other.value.ravel() for other in masked if other.path.rpartition("/")[0] == owner]
+        assert len(together) > 1
+        centre = centre_of(np.concatenate(together), 0.5)
+        np.testing.assert_allclose(array(weight.memory["centre"]), centre, rtol=1e-5)
+        np.testing.assert_array_equal(mask, np.abs(weight.value) > 0.9 * centre)
+        weight.mask.assign(mask)
+    assert any(not weight.kept.all() for weight in masked if weight.path.endswith("bias"))
+    x = np.random.default_rng(0).normal(size=(2, 6, 6, 3)).astype("float32")
+    expected = array(model(x))
+    np.testing.assert_array_equal(array(tfcompress.strip(model)(x)), expected)
+    model.save(tmp_path / "model.keras")
+    np.testing.assert_array_equal(array(keras.saving.load_model(tmp_path / "model.keras")(x)), expected)
+
+
+def test_bias_is_updated_whenever_its_kernel_is():
+    rule = DynamicNetworkSurgery(9.0, gamma=1.0, mask_bias=True)  # a c_rate that cuts everything
+    masked = masked_weights(with_biases(rule))
+    head, bias, conv = (
+        [not rule.update(masked, step)[place].any() for step in range(20)] for place in (-2, -1, 0)
+    )
+    assert head == bias and head != conv and 0 < sum(head) < 20
+
+
+# --- in training ----------------------------------------------------------------------------------------
 
 
 class Recorded(keras.callbacks.Callback):

@@ -78,6 +78,9 @@ class MaskedLayer(keras.layers.Wrapper):
         for weight, layout in pairs:
             if self.rule is not None:
                 self.rule.check(weight.path, tuple(weight.shape), layout)
+        if self.rule is not None and self.rule.masks_biases:
+            order = {id(weight): place for place, weight in enumerate(self.layer.weights)}
+            pairs = sorted(pairs + _kernels.biases(self.layer), key=lambda pair: order[id(pair[0])])
         self.masked = [self._mask(weight, layout) for weight, layout in pairs]
         for masked in self.masked:
             link(masked)

@@ -76,6 +76,11 @@ class MaskRule(Settings):
     straight_through: ClassVar[bool] = False
     memory: ClassVar[dict[str, float]] = {}
 
+    @property
+    def masks_biases(self) -> bool:
+        """Whether biases get masks, too; with `wrap` only."""
+        return False
+
     def next_update(self, step: int) -> int | None:
         """The first step from `step` on at which masks are updated; None if there is none."""
         raise NotImplementedError

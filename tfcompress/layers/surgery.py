@@ -1,5 +1,6 @@
 """Dynamic network surgery (Guo et al. 2016): connections are cut while training, and spliced back."""
 
+import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar
@@ -36,9 +37,9 @@ class DynamicNetworkSurgery(MaskRule):
     `sparsity` where to begin: then `c` is so large that this share of each kernel is cut at once. What
     training makes of it is up to the surgery.
 
-    Departures from the authors' code: it masks biases, too, and pools them with the kernel for mean and
-    deviation; here biases are left alone. `sparsity` is ours. Draws depend on the seed, the step and the
-    kernel's place only, so that a resumed training draws as one that was never interrupted.
+    Departures from the authors' code: it masks biases, too; here they are left alone unless `mask_bias` says
+    otherwise. `sparsity` is ours. Draws depend on the seed, the step and the kernel's place only, so that a
+    resumed training draws as one that was never interrupted.
 
     Args:
         c_rate: how many deviations above the mean a connection must be to stay. Code: 3; LeNet-5: 4.
@@ -47,6 +48,8 @@ class DynamicNetworkSurgery(MaskRule):
         power: likewise.
         stop: the step from which on masks stay as they are.
         seed: of the draws.
+        mask_bias: mask biases, too. As in the code of the authors all that is masked in a layer, kernels and
+            bias, then has one mean, one deviation and one draw.
 
     Raises:
         ValueError: gamma, power or stop is negative, or sparsity outside [0, 1).
@@ -63,6 +66,7 @@ class DynamicNetworkSurgery(MaskRule):
     power: float = 1.0
     stop: int = 10_000
     seed: int = 0
+    mask_bias: bool = False
 
     def __post_init__(self) -> None:
         if self.sparsity is not None:
@@ -82,26 +86,42 @@ class DynamicNetworkSurgery(MaskRule):
         """Of updating a kernel at this step, `sigma(step)` in the paper."""
         return (1 + self.gamma * step) ** -self.power
 
+    @property
+    def masks_biases(self) -> bool:
+        return self.mask_bias
+
     def update(self, masked: Sequence[MaskedWeight], step: int) -> list[np.ndarray]:
-        draws = np.random.default_rng((self.seed, step)).random(len(masked))
+        parts = self._parts(masked)
+        draws = np.random.default_rng((self.seed, step)).random(len(parts))
+        masks = (
+            self._operated(part) if draw < self.probability(step) else [weight.kept for weight in part]
+            for part, draw in zip(parts, draws, strict=True)
+        )
+        return [mask for part in masks for mask in part]
+
+    def _parts(self, masked: Sequence[MaskedWeight]) -> list[list[MaskedWeight]]:
+        """What is updated together: each kernel alone, or with the others of its layer and the bias."""
+        if not self.mask_bias:
+            return [[weight] for weight in masked]
+        layers = itertools.groupby(masked, lambda weight: weight.path.rpartition("/")[0])
+        return [list(part) for _, part in layers]
+
+    def _operated(self, part: list[MaskedWeight]) -> list[np.ndarray]:
+        magnitudes = [np.abs(weight.value) for weight in part]
+        centre = self._centre(part, magnitudes)
         return [
-            self._operated(weight) if draw < self.probability(step) else weight.kept
-            for weight, draw in zip(masked, draws, strict=True)
+            np.where(values <= 0.9 * centre, False, np.where(values > 1.1 * centre, True, weight.kept))
+            for values, weight in zip(magnitudes, part, strict=True)
         ]
 
-    def _operated(self, masked: MaskedWeight) -> np.ndarray:
-        magnitude = np.abs(masked.value)
-        centre = self._centre(masked, magnitude)
-        return np.where(
-            magnitude <= 0.9 * centre, False, np.where(magnitude > 1.1 * centre, True, masked.kept)
-        )
-
-    def _centre(self, masked: MaskedWeight, magnitude: np.ndarray) -> float:
-        centre = masked.memory["centre"]
-        if float(to_numpy(centre)) == NOT_YET:
-            live = magnitude[magnitude > 0]
-            centre.assign(self._centre_of(live) if live.size else 0.0)
-        return float(to_numpy(centre))
+    def _centre(self, part: list[MaskedWeight], magnitudes: list[np.ndarray]) -> float:
+        centres = [weight.memory["centre"] for weight in part]
+        if float(to_numpy(centres[0])) == NOT_YET:
+            live = np.concatenate([values[values > 0] for values in magnitudes])
+            found = self._centre_of(live) if live.size else 0.0
+            for centre in centres:
+                centre.assign(found)
+        return float(to_numpy(centres[0]))
 
     def _centre_of(self, live: np.ndarray) -> float:
         if self.sparsity is None:
