@@ -25,8 +25,8 @@ test: $(VENV)/.installed-dev ## run the tests
 
 test-jax: $(VENV)-jax/.installed ## run what needs no TensorFlow under JAX, in an environment of its own
 	KERAS_BACKEND=jax $(VENV)-jax/bin/python -m pytest -n $(WORKERS) --dist loadfile \
-	  tests/channels tests/criteria tests/pruning tests/test_selection.py \
-	  --ignore=tests/channels/test_applications.py
+	  tests/analysis tests/callbacks tests/channels tests/criteria tests/layers tests/pruning tests/test_*.py \
+	  --ignore=tests/channels/test_applications.py --ignore=tests/analysis/test_latency.py
 
 test-tfmot: $(VENV)-tfmot/.installed ## compare compat.tfmot with the real tfmot, in an environment of its own
 	$(VENV)-tfmot/bin/python -m pytest -n $(WORKERS) --dist loadfile tests/compat

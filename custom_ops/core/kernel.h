@@ -1,0 +1,81 @@
+// What a backend provides. Plain data and function pointers only: the translation units of the backends are
+// compiled for instructions that a processor may lack, and inline code shared with them could end up being
+// theirs. For the same reason they include this header and nothing of the C++ library.
+//
+// A *vector* is 16 floats, one cache line, on every backend. Each of its 16 lanes belongs to another part of
+// the map, so that moving by a tap, a stride or a dilation moves by whole vectors.
+#ifndef TFCOMPRESS_KERNEL_H_
+#define TFCOMPRESS_KERNEL_H_
+
+#include <stddef.h>
+#include <stdint.h>
+
+namespace tfc {
+
+constexpr int kLanes = 16;
+
+// The sums of some filters over a block of input channels, for one register tile of rows x columns vectors.
+struct TileJob {
+  // Per filter in turn: how many weights it has in the block, where it is within the chunk, and then
+  // for each weight the cache line of its input, counted from `input`, and its value.
+  const int32_t* counts;
+  const int32_t* slots;
+  const uint16_t* lines;
+  const float* values;
+  int32_t filters;
+
+  const float* input;   // of the tile's first vector and the block's first channel
+  ptrdiff_t row_bytes;  // from one row of the tile to the next
+
+  float* sums;        // (slots, rows * columns, 16)
+  const float* bias;  // by slot: what sums begin with; NULL to go on with what they are
+  bool last;          // whether to clamp to [low, high]
+  float low, high;
+};
+
+struct Tile {
+  int32_t rows, columns;
+  void (*run)(const TileJob& job);
+};
+
+// Moves one position of the map between images, whose channels are contiguous, and planes, one per channel,
+// whose vectors hold that position in all lanes.
+struct PackJob {
+  const float* const* pixels;  // of the 16 lanes
+  const int32_t* planes;       // by channel: which plane gets it, or -1
+  int32_t channels;
+  float* to;              // the position in plane 0
+  ptrdiff_t plane_floats;  // from one plane to the next
+};
+
+struct UnpackJob {
+  float* const* pixels;  // of the 16 lanes, NULL for those that are off the map
+  int32_t channels;
+  const float* from;
+  ptrdiff_t plane_floats;
+};
+
+struct Kernel {
+  const char* name;
+  bool (*supported)();
+  int32_t registers;  // vectors of sums that fit in registers
+  const Tile* tiles;
+  int32_t tile_count;
+  void (*pack)(const PackJob& job);
+  void (*unpack)(const UnpackJob& job);
+};
+
+// Every kernel there is, best first. A new one is a file, and a line here and in the build.
+#define TFC_KERNELS(X) \
+  X(LanesAvx512)       \
+  X(LanesAvx2)         \
+  X(LanesNeon)         \
+  X(LanesPortable)
+
+#define TFC_DECLARE(name) extern const Kernel k##name;
+TFC_KERNELS(TFC_DECLARE)
+#undef TFC_DECLARE
+
+}  // namespace tfc
+
+#endif  // TFCOMPRESS_KERNEL_H_

@@ -1,0 +1,82 @@
+// The lanes kernel, for a backend that has defined
+//
+//   struct Vector;                                    16 floats
+//   Vector Load(const float*);  void Store(float*, Vector);  Vector Fill(float);
+//   Vector MultiplyAdd(Vector a, Vector b, Vector c)  a * b + c
+//   Vector Clamp(Vector, Vector low, Vector high);
+//   void Transpose(Vector rows[16]);
+//
+// in an unnamed namespace, which includes this file.
+
+template <int rows, int columns>
+void RunTile(const TileJob& job) {
+  constexpr int kVectors = rows * columns;
+  const char* at[rows];
+  for (int r = 0; r < rows; ++r) at[r] = reinterpret_cast<const char*>(job.input) + r * job.row_bytes;
+  const uint16_t* lines = job.lines;
+  const float* values = job.values;
+  for (int32_t f = 0; f < job.filters; ++f) {
+    float* sums = job.sums + static_cast<ptrdiff_t>(job.slots[f]) * (kVectors * kLanes);
+    Vector sum[kVectors];
+    if (job.bias != nullptr) {
+      const Vector bias = Fill(job.bias[job.slots[f]]);
+      for (int v = 0; v < kVectors; ++v) sum[v] = bias;
+    } else {
+      for (int v = 0; v < kVectors; ++v) sum[v] = Load(sums + v * kLanes);
+    }
+    const int32_t count = job.counts[f];
+    for (int32_t i = 0; i < count; ++i) {
+      const ptrdiff_t offset = static_cast<ptrdiff_t>(lines[i]) * 64;
+      const Vector value = Fill(values[i]);
+      for (int r = 0; r < rows; ++r) {
+        const float* row = reinterpret_cast<const float*>(at[r] + offset);
+        for (int c = 0; c < columns; ++c) {
+          sum[r * columns + c] = MultiplyAdd(value, Load(row + c * kLanes), sum[r * columns + c]);
+        }
+      }
+    }
+    lines += count;
+    values += count;
+    if (job.last) {
+      const Vector low = Fill(job.low), high = Fill(job.high);
+      for (int v = 0; v < kVectors; ++v) sum[v] = Clamp(sum[v], low, high);
+    }
+    for (int v = 0; v < kVectors; ++v) Store(sums + v * kLanes, sum[v]);
+  }
+}
+
+void Pack(const PackJob& job) {
+  int32_t channel = 0;
+  for (; channel + kLanes <= job.channels; channel += kLanes) {
+    Vector rows[kLanes];
+    for (int lane = 0; lane < kLanes; ++lane) rows[lane] = Load(job.pixels[lane] + channel);
+    Transpose(rows);
+    for (int c = 0; c < kLanes; ++c) {
+      const int32_t plane = job.planes[channel + c];
+      if (plane >= 0) Store(job.to + plane * job.plane_floats, rows[c]);
+    }
+  }
+  for (; channel < job.channels; ++channel) {
+    if (job.planes[channel] < 0) continue;
+    float* to = job.to + job.planes[channel] * job.plane_floats;
+    for (int lane = 0; lane < kLanes; ++lane) to[lane] = job.pixels[lane][channel];
+  }
+}
+
+void Unpack(const UnpackJob& job) {
+  int32_t channel = 0;
+  for (; channel + kLanes <= job.channels; channel += kLanes) {
+    Vector rows[kLanes];
+    for (int c = 0; c < kLanes; ++c) rows[c] = Load(job.from + (channel + c) * job.plane_floats);
+    Transpose(rows);
+    for (int lane = 0; lane < kLanes; ++lane) {
+      if (job.pixels[lane] != nullptr) Store(job.pixels[lane] + channel, rows[lane]);
+    }
+  }
+  for (; channel < job.channels; ++channel) {
+    const float* from = job.from + channel * job.plane_floats;
+    for (int lane = 0; lane < kLanes; ++lane) {
+      if (job.pixels[lane] != nullptr) job.pixels[lane][channel] = from[lane];
+    }
+  }
+}

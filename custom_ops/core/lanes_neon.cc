@@ -1,0 +1,72 @@
+// The lanes kernel with NEON: a vector is four registers, and 24 of 32 hold sums.
+#include "kernel.h"
+
+#if defined(__aarch64__)
+
+#include <arm_neon.h>
+
+namespace tfc {
+namespace {
+
+struct Vector {
+  float32x4_t part[4];
+};
+
+inline Vector Load(const float* from) {
+  return {{vld1q_f32(from), vld1q_f32(from + 4), vld1q_f32(from + 8), vld1q_f32(from + 12)}};
+}
+inline void Store(float* to, Vector v) {
+  for (int i = 0; i < 4; ++i) vst1q_f32(to + 4 * i, v.part[i]);
+}
+inline Vector Fill(float value) {
+  const float32x4_t filled = vdupq_n_f32(value);
+  return {{filled, filled, filled, filled}};
+}
+inline Vector MultiplyAdd(Vector a, Vector b, Vector c) {
+  for (int i = 0; i < 4; ++i) c.part[i] = vfmaq_f32(c.part[i], a.part[i], b.part[i]);
+  return c;
+}
+inline Vector Clamp(Vector v, Vector low, Vector high) {
+  for (int i = 0; i < 4; ++i) v.part[i] = vminq_f32(vmaxq_f32(v.part[i], low.part[i]), high.part[i]);
+  return v;
+}
+
+inline void Transpose(Vector r[16]) {
+  Vector t[16];
+  for (int rows = 0; rows < 4; ++rows) {
+    for (int columns = 0; columns < 4; ++columns) {
+      const float32x4x2_t a = vtrnq_f32(r[4 * rows].part[columns], r[4 * rows + 1].part[columns]);
+      const float32x4x2_t b = vtrnq_f32(r[4 * rows + 2].part[columns], r[4 * rows + 3].part[columns]);
+      Vector* to = t + 4 * columns;
+      to[0].part[rows] = vcombine_f32(vget_low_f32(a.val[0]), vget_low_f32(b.val[0]));
+      to[1].part[rows] = vcombine_f32(vget_low_f32(a.val[1]), vget_low_f32(b.val[1]));
+      to[2].part[rows] = vcombine_f32(vget_high_f32(a.val[0]), vget_high_f32(b.val[0]));
+      to[3].part[rows] = vcombine_f32(vget_high_f32(a.val[1]), vget_high_f32(b.val[1]));
+    }
+  }
+  for (int i = 0; i < 16; ++i) r[i] = t[i];
+}
+
+#include "lanes.inl"
+
+bool Supported() { return true; }
+
+constexpr Tile kTiles[] = {
+    {3, 2, RunTile<3, 2>}, {2, 3, RunTile<2, 3>}, {2, 2, RunTile<2, 2>}, {1, 1, RunTile<1, 1>},
+    {1, 2, RunTile<1, 2>}, {1, 3, RunTile<1, 3>}, {1, 4, RunTile<1, 4>}, {1, 5, RunTile<1, 5>},
+    {1, 6, RunTile<1, 6>}, {4, 1, RunTile<4, 1>},
+};
+
+}  // namespace
+
+const Kernel kLanesNeon = {"lanes_neon", Supported, 6, kTiles, sizeof(kTiles) / sizeof(Tile), Pack, Unpack};
+
+}  // namespace tfc
+
+#else
+
+namespace tfc {
+const Kernel kLanesNeon = {"lanes_neon", nullptr, 0, nullptr, 0, nullptr, nullptr};
+}
+
+#endif

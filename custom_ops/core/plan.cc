@@ -1,0 +1,303 @@
+// The C interface: plans are made, run and destroyed here.
+#include <algorithm>
+#include <atomic>
+#include <cstring>
+#include <memory>
+#include <new>
+#include <vector>
+
+#include "kernel.h"
+#include "scratch.h"
+#include "shape.h"
+#include "sparse_conv.h"
+#include "stream.h"
+#include "threads.h"
+#include "tiling.h"
+
+struct tfc_plan {
+  tfc_plan() { tfc::AddScratchUser(); }
+  ~tfc_plan() { tfc::RemoveScratchUser(); }
+
+  const tfc::Kernel* kernel;
+  tfc_shape shape;
+  tfc::OutputSize size;
+  tfc::Range range;
+  tfc::Tiling tiling;
+  tfc::Stream stream;
+  std::vector<float> bias;
+};
+
+namespace tfc {
+namespace {
+
+constexpr const Kernel* kKernels[] = {
+#define TFC_ADDRESS(name) &k##name,
+    TFC_KERNELS(TFC_ADDRESS)
+#undef TFC_ADDRESS
+};
+
+bool Compiled(const Kernel& kernel) { return kernel.supported != nullptr; }
+
+// The kernels that are in this build.
+std::vector<const Kernel*> Kernels() {
+  std::vector<const Kernel*> found;
+  std::copy_if(std::begin(kKernels), std::end(kKernels), std::back_inserter(found),
+               [](const Kernel* kernel) { return Compiled(*kernel); });
+  return found;
+}
+
+tfc_status FindKernel(const char* name, const Kernel** found) {
+  for (const Kernel* kernel : Kernels()) {
+    if (name != nullptr && std::strcmp(kernel->name, name) != 0) continue;
+    if (kernel->supported()) {
+      *found = kernel;
+      return TFC_OK;
+    }
+    if (name != nullptr) return TFC_NOT_ON_THIS_CPU;
+  }
+  return TFC_BAD_ARGUMENT;
+}
+
+// A convolution that reads every pixel by itself does not care where rows end.
+void Flatten(tfc_shape* s, OutputSize* size) {
+  const bool alone = s->kernel_height == 1 && s->kernel_width == 1 && s->stride_height == 1 &&
+                     s->stride_width == 1 && s->pad_top + s->pad_bottom + s->pad_left + s->pad_right == 0;
+  if (!alone) return;
+  s->width *= s->height;
+  s->height = 1;
+  *size = {1, s->width};
+}
+
+tfc_status MakePlan(const tfc_shape& shape, const float* weights, const float* bias, tfc_activation activation,
+                    const char* kernel, std::unique_ptr<tfc_plan>* made) {
+  auto plan = std::make_unique<tfc_plan>();
+  plan->shape = shape;
+  if (const auto status = CheckShape(shape, &plan->size)) return status;
+  if (const auto status = CheckWeights(shape, weights, bias)) return status;
+  if (const auto status = CheckActivation(activation, &plan->range)) return status;
+  if (const auto status = FindKernel(kernel, &plan->kernel)) return status;
+  Flatten(&plan->shape, &plan->size);
+  Work work;
+  UsedChannels(plan->shape, weights, &plan->stream, &work);
+  plan->tiling = ChooseTiling(*plan->kernel, plan->shape, plan->size, work);
+  if (plan->tiling.tile.run == nullptr) return TFC_TOO_LARGE;
+  FillStream(plan->shape, weights, plan->tiling, &plan->stream);
+  plan->bias.assign(shape.filters, 0.0f);
+  if (bias != nullptr) std::copy_n(bias, shape.filters, plan->bias.begin());
+  *made = std::move(plan);
+  return TFC_OK;
+}
+
+// ---------------------------------------------------------------- running
+
+// One region of one image, for some of the chunks.
+struct Task {
+  int32_t image, region_row, region_column;
+  int32_t first_chunk, chunks;
+};
+
+// What one thread does and the memory it does it in: the panel, which holds the planes of a region, the
+// sums of a chunk, and zeros, which stand in for pixels off the map.
+class Runner {
+ public:
+  Runner(const tfc_plan& plan, const float* input, float* output)
+      : plan_(plan),
+        tiling_(plan.tiling),
+        input_(input),
+        output_(output),
+        plane_floats_(static_cast<ptrdiff_t>(plan.tiling.plane_lines) * kLanes),
+        sum_floats_(static_cast<ptrdiff_t>(plan.tiling.Vectors()) * kLanes),
+        scratch_(PanelFloats() + SumFloats() + plan.shape.channels),
+        panel_(scratch_.data()),
+        sums_(panel_ + PanelFloats()),
+        zeros_(sums_ + SumFloats()) {
+    if (panel_ != nullptr) std::fill_n(zeros_, plan.shape.channels, 0.0f);
+  }
+
+  bool Ready() const { return panel_ != nullptr; }
+
+  void Run(const Task& task) {
+    task_ = task;
+    PackRegion();
+    for (int32_t row = 0; row < tiling_.tile_rows; ++row) {
+      for (int32_t column = 0; column < tiling_.tile_columns; ++column) {
+        for (int32_t c = 0; c < task.chunks; ++c) {
+          const Chunk& chunk = plan_.stream.chunks[task.first_chunk + c];
+          SumTile(chunk, row * tiling_.tile.rows, column * tiling_.tile.columns);
+          UnpackTile(chunk, row * tiling_.tile.rows, column * tiling_.tile.columns);
+        }
+      }
+    }
+  }
+
+ private:
+  size_t PanelFloats() const { return plane_floats_ * std::max(plan_.stream.plane_count, 1); }
+  size_t SumFloats() const { return sum_floats_ * plan_.stream.chunks.front().filters; }
+
+  // The first output of a lane's part.
+  int32_t PartRow(int lane) const {
+    return (task_.region_row * tiling_.lane_rows + lane / tiling_.lane_columns) * tiling_.PartRows();
+  }
+  int32_t PartColumn(int lane) const {
+    return (task_.region_column * tiling_.lane_columns + lane % tiling_.lane_columns) * tiling_.PartColumns();
+  }
+
+  const float* Pixel(int lane, int32_t row, int32_t column) const {
+    const tfc_shape& s = plan_.shape;
+    const int64_t y = int64_t{PartRow(lane)} * s.stride_height - s.pad_top + row;
+    const int64_t x = int64_t{PartColumn(lane)} * s.stride_width - s.pad_left + column;
+    if (y < 0 || y >= s.height || x < 0 || x >= s.width) return zeros_;
+    return input_ + ((task_.image * int64_t{s.height} + y) * s.width + x) * s.channels;
+  }
+
+  void PackRegion() {
+    float* to = panel_;
+    for (const int32_t row : tiling_.rows.source) {
+      for (const int32_t column : tiling_.columns.source) {
+        const float* pixels[kLanes];
+        for (int lane = 0; lane < kLanes; ++lane) pixels[lane] = Pixel(lane, row, column);
+        plan_.kernel->pack({pixels, plan_.stream.planes.data(), plan_.shape.channels, to, plane_floats_});
+        to += kLanes;
+      }
+    }
+  }
+
+  void SumTile(const Chunk& chunk, int32_t row, int32_t column) {
+    const auto width = static_cast<ptrdiff_t>(tiling_.columns.source.size());
+    for (size_t i = 0; i < chunk.steps.size(); ++i) {
+      const Step& step = chunk.steps[i];
+      TileJob job;
+      job.counts = plan_.stream.counts.data() + step.first_count;
+      job.slots = plan_.stream.slots.data() + chunk.first_filter;
+      job.lines = plan_.stream.lines.data() + step.first_weight;
+      job.values = plan_.stream.values.data() + step.first_weight;
+      job.filters = chunk.filters;
+      job.input = panel_ + step.first_plane * plane_floats_ + (row * width + column) * kLanes;
+      job.row_bytes = width * kLanes * static_cast<ptrdiff_t>(sizeof(float));
+      job.sums = sums_;
+      job.bias = i == 0 ? plan_.bias.data() + chunk.first_filter : nullptr;
+      job.last = i + 1 == chunk.steps.size();
+      job.low = plan_.range.low;
+      job.high = plan_.range.high;
+      tiling_.tile.run(job);
+    }
+  }
+
+  void UnpackTile(const Chunk& chunk, int32_t row, int32_t column) {
+    for (int32_t r = 0; r < tiling_.tile.rows; ++r) {
+      for (int32_t c = 0; c < tiling_.tile.columns; ++c) {
+        float* pixels[kLanes];
+        for (int lane = 0; lane < kLanes; ++lane) {
+          const int64_t y = PartRow(lane) + row + r, x = PartColumn(lane) + column + c;
+          const bool on = y < plan_.size.height && x < plan_.size.width;
+          const int64_t pixel = (task_.image * int64_t{plan_.size.height} + y) * plan_.size.width + x;
+          pixels[lane] = on ? output_ + pixel * plan_.shape.filters + chunk.first_filter : nullptr;
+        }
+        const float* from = sums_ + (r * tiling_.tile.columns + c) * kLanes;
+        plan_.kernel->unpack({pixels, chunk.filters, from, sum_floats_});
+      }
+    }
+  }
+
+  const tfc_plan& plan_;
+  const Tiling& tiling_;
+  const float* input_;
+  float* output_;
+  ptrdiff_t plane_floats_, sum_floats_;
+  Scratch scratch_;
+  float *panel_, *sums_, *zeros_;
+  Task task_;
+};
+
+tfc_status Run(const tfc_plan& plan, const float* input, float* output, int32_t batch, int32_t threads) {
+  const Tiling& tiling = plan.tiling;
+  const auto chunks = static_cast<int32_t>(plan.stream.chunks.size());
+  const int64_t regions = int64_t{batch} * tiling.region_rows * tiling.region_columns;
+  // Few regions are shared out by chunks of filters; each thread then packs its own copy.
+  const auto parts = static_cast<int32_t>(
+      std::clamp<int64_t>(regions >= 2 * threads ? 1 : 2 * threads / std::max<int64_t>(regions, 1), 1, chunks));
+  const int64_t tasks = regions * parts;
+  std::atomic<int64_t> next{0};
+  std::atomic<bool> failed{false};
+  RunOnThreads(static_cast<int32_t>(std::min<int64_t>(threads, std::max<int64_t>(tasks, 1))), [&](int32_t) {
+    Runner runner(plan, input, output);
+    if (!runner.Ready()) {
+      failed = true;
+      return;
+    }
+    for (int64_t i = next++; i < tasks; i = next++) {
+      const int64_t region = i / parts;
+      const auto part = static_cast<int32_t>(i % parts);
+      const int32_t first = part * chunks / parts;
+      runner.Run({static_cast<int32_t>(region / (tiling.region_rows * tiling.region_columns)),
+                  static_cast<int32_t>(region / tiling.region_columns % tiling.region_rows),
+                  static_cast<int32_t>(region % tiling.region_columns), first,
+                  (part + 1) * chunks / parts - first});
+    }
+  });
+  return failed && next < tasks ? TFC_NO_MEMORY : TFC_OK;
+}
+
+}  // namespace
+}  // namespace tfc
+
+const char* tfc_status_message(tfc_status status) {
+  switch (status) {
+    case TFC_OK: return "no error";
+    case TFC_BAD_ARGUMENT: return "an argument is missing, unknown or out of range";
+    case TFC_BAD_SHAPE: return "these sizes make no convolution";
+    case TFC_NOT_FINITE: return "a weight or bias is infinite or not a number";
+    case TFC_TOO_LARGE: return "the convolution is too large";
+    case TFC_NOT_ON_THIS_CPU: return "this processor lacks the instructions that the kernel needs";
+    case TFC_NO_MEMORY: return "out of memory";
+  }
+  return "unknown status";
+}
+
+const char* tfc_kernel_name(int32_t index) {
+  const auto kernels = tfc::Kernels();
+  return index < 0 || index >= static_cast<int32_t>(kernels.size()) ? nullptr : kernels[index]->name;
+}
+
+int32_t tfc_kernel_supported(int32_t index) {
+  const auto kernels = tfc::Kernels();
+  return index >= 0 && index < static_cast<int32_t>(kernels.size()) && kernels[index]->supported();
+}
+
+tfc_status tfc_output_size(const tfc_shape* shape, int32_t* out_height, int32_t* out_width) {
+  if (shape == nullptr || out_height == nullptr || out_width == nullptr) return TFC_BAD_ARGUMENT;
+  tfc::OutputSize size;
+  if (const auto status = tfc::CheckShape(*shape, &size)) return status;
+  *out_height = size.height;
+  *out_width = size.width;
+  return TFC_OK;
+}
+
+tfc_status tfc_plan_create(const tfc_shape* shape, const float* weights, const float* bias,
+                           tfc_activation activation, const char* kernel, tfc_plan** plan) {
+  if (shape == nullptr || plan == nullptr) return TFC_BAD_ARGUMENT;
+  *plan = nullptr;
+  try {
+    std::unique_ptr<tfc_plan> made;
+    const auto status = tfc::MakePlan(*shape, weights, bias, activation, kernel, &made);
+    *plan = made.release();
+    return status;
+  } catch (const std::bad_alloc&) {
+    return TFC_NO_MEMORY;
+  }
+}
+
+tfc_status tfc_plan_run(const tfc_plan* plan, const float* input, float* output, int32_t batch, int32_t threads) {
+  const bool missing = plan == nullptr || ((input == nullptr || output == nullptr) && batch > 0);
+  if (missing || batch < 0 || threads < 1) return TFC_BAD_ARGUMENT;
+  if (batch == 0) return TFC_OK;
+  try {
+    return tfc::Run(*plan, input, output, batch, threads);
+  } catch (const std::bad_alloc&) {
+    return TFC_NO_MEMORY;
+  }
+}
+
+void tfc_plan_destroy(tfc_plan* plan) { delete plan; }
+
+const char* tfc_plan_kernel(const tfc_plan* plan) { return plan == nullptr ? "" : plan->kernel->name; }

@@ -1,0 +1,78 @@
+#include "shape.h"
+
+#include <cmath>
+#include <cstddef>
+#include <initializer_list>
+#include <limits>
+
+namespace tfc {
+namespace {
+
+constexpr int64_t kLargest = int64_t{1} << 31;  // entries of a map or a filter bank
+
+// Along one axis; 0 where the dilated kernel does not fit.
+int64_t OutputLength(int64_t length, int64_t kernel, int64_t stride, int64_t dilation, int64_t pads) {
+  const int64_t span = (kernel - 1) * dilation + 1;
+  return length + pads < span ? 0 : (length + pads - span) / stride + 1;
+}
+
+// Whether the product of counts, each at least 1, stays below the limit.
+template <typename... Counts>
+bool Addressable(Counts... counts) {
+  int64_t product = 1;
+  for (const int64_t count : {static_cast<int64_t>(counts)...}) {
+    if (count > kLargest / product) return false;
+    product *= count;
+  }
+  return product < kLargest;
+}
+
+bool AllFinite(const float* values, int64_t count) {
+  for (int64_t i = 0; i < count; ++i) {
+    if (!std::isfinite(values[i])) return false;
+  }
+  return true;
+}
+
+}  // namespace
+
+tfc_status CheckShape(const tfc_shape& s, OutputSize* size) {
+  for (const int32_t count : {s.height, s.width, s.channels, s.filters, s.kernel_height, s.kernel_width,
+                              s.stride_height, s.stride_width, s.dilation_height, s.dilation_width, s.groups}) {
+    if (count < 1) return TFC_BAD_SHAPE;
+  }
+  for (const int32_t pad : {s.pad_top, s.pad_bottom, s.pad_left, s.pad_right}) {
+    if (pad < 0) return TFC_BAD_SHAPE;
+  }
+  if (s.channels % s.groups != 0 || s.filters % s.groups != 0) return TFC_BAD_SHAPE;
+  const int64_t height = OutputLength(s.height, s.kernel_height, s.stride_height, s.dilation_height,
+                                      int64_t{s.pad_top} + s.pad_bottom);
+  const int64_t width = OutputLength(s.width, s.kernel_width, s.stride_width, s.dilation_width,
+                                     int64_t{s.pad_left} + s.pad_right);
+  if (height < 1 || width < 1) return TFC_BAD_SHAPE;
+  if (!Addressable(s.height, s.width, s.channels) || !Addressable(height, width, s.filters) ||
+      !Addressable(s.kernel_height, s.kernel_width, s.channels / s.groups, s.filters)) {
+    return TFC_TOO_LARGE;
+  }
+  *size = {static_cast<int32_t>(height), static_cast<int32_t>(width)};
+  return TFC_OK;
+}
+
+tfc_status CheckWeights(const tfc_shape& s, const float* weights, const float* bias) {
+  if (weights == nullptr) return TFC_BAD_ARGUMENT;
+  const int64_t count = int64_t{s.kernel_height} * s.kernel_width * (s.channels / s.groups) * s.filters;
+  const bool finite = AllFinite(weights, count) && (bias == nullptr || AllFinite(bias, s.filters));
+  return finite ? TFC_OK : TFC_NOT_FINITE;
+}
+
+tfc_status CheckActivation(tfc_activation activation, Range* range) {
+  constexpr float kInfinity = std::numeric_limits<float>::infinity();
+  switch (activation) {
+    case TFC_LINEAR: *range = {-kInfinity, kInfinity}; return TFC_OK;
+    case TFC_RELU: *range = {0.0f, kInfinity}; return TFC_OK;
+    case TFC_RELU6: *range = {0.0f, 6.0f}; return TFC_OK;
+  }
+  return TFC_BAD_ARGUMENT;
+}
+
+}  // namespace tfc

@@ -1,0 +1,24 @@
+// What follows from the shape of a convolution, and whether it is one.
+#ifndef TFCOMPRESS_SHAPE_H_
+#define TFCOMPRESS_SHAPE_H_
+
+#include "sparse_conv.h"
+
+namespace tfc {
+
+struct OutputSize {
+  int32_t height, width;
+};
+
+// The values an activation lets through.
+struct Range {
+  float low, high;
+};
+
+tfc_status CheckShape(const tfc_shape& shape, OutputSize* size);
+tfc_status CheckWeights(const tfc_shape& shape, const float* weights, const float* bias);
+tfc_status CheckActivation(tfc_activation activation, Range* range);
+
+}  // namespace tfc
+
+#endif  // TFCOMPRESS_SHAPE_H_

@@ -1,0 +1,81 @@
+/* Direct sparse convolution: what stays of a pruned filter, applied to a dense map.
+ *
+ *   tfc_plan* plan = NULL;
+ *   if (tfc_plan_create(&shape, weights, bias, TFC_RELU, NULL, &plan) == TFC_OK) {
+ *     tfc_plan_run(plan, input, output, batch, threads);
+ *     tfc_plan_destroy(plan);
+ *   }
+ *
+ * A C interface without any framework behind it. A plan is immutable: any number of threads may run it at
+ * once. No call prints, exits or throws; what goes wrong is in the status.
+ */
+#ifndef TFCOMPRESS_SPARSE_CONV_H_
+#define TFCOMPRESS_SPARSE_CONV_H_
+
+#include <stdint.h>
+
+#if defined(_WIN32)
+#define TFC_EXPORT __declspec(dllexport)
+#else
+#define TFC_EXPORT __attribute__((visibility("default")))
+#endif
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+typedef enum tfc_status {
+  TFC_OK = 0,
+  TFC_BAD_ARGUMENT = 1, /* a null pointer, an unknown activation or kernel, no threads, a negative batch */
+  TFC_BAD_SHAPE = 2,    /* a size below 1, a filter larger than the padded map, groups that do not divide */
+  TFC_NOT_FINITE = 3,   /* a weight or a bias is infinite or not a number */
+  TFC_TOO_LARGE = 4,    /* the shape is valid, but beyond what a plan can address */
+  TFC_NOT_ON_THIS_CPU = 5,
+  TFC_NO_MEMORY = 6
+} tfc_status;
+
+typedef enum tfc_activation { TFC_LINEAR = 0, TFC_RELU = 1, TFC_RELU6 = 2 } tfc_activation;
+
+/* A convolution of maps (batch, height, width, channels) into (batch, out_height, out_width, filters).
+ * Padding is explicit, and its values are zeros. */
+typedef struct tfc_shape {
+  int32_t height, width, channels;
+  int32_t filters, kernel_height, kernel_width;
+  int32_t stride_height, stride_width;
+  int32_t dilation_height, dilation_width;
+  int32_t pad_top, pad_bottom, pad_left, pad_right;
+  int32_t groups;
+} tfc_shape;
+
+typedef struct tfc_plan tfc_plan;
+
+/* A sentence for people; never NULL. */
+TFC_EXPORT const char* tfc_status_message(tfc_status status);
+
+/* The kernels compiled into this library, best first: "lanes_avx512", ... NULL from `tfc_kernel_name` ends
+ * the list. One that is not supported needs instructions that this processor lacks. */
+TFC_EXPORT const char* tfc_kernel_name(int32_t index);
+TFC_EXPORT int32_t tfc_kernel_supported(int32_t index);
+
+/* Of the output; TFC_BAD_SHAPE where the shape is none. */
+TFC_EXPORT tfc_status tfc_output_size(const tfc_shape* shape, int32_t* out_height, int32_t* out_width);
+
+/* weights: (kernel_height, kernel_width, channels / groups, filters), copied; zeros cost nothing.
+ * bias:    (filters,) or NULL.
+ * kernel:  a name from `tfc_kernel_name`, or NULL for the best that this processor has. */
+TFC_EXPORT tfc_status tfc_plan_create(const tfc_shape* shape, const float* weights, const float* bias,
+                                      tfc_activation activation, const char* kernel, tfc_plan** plan);
+TFC_EXPORT tfc_status tfc_plan_run(const tfc_plan* plan, const float* input, float* output, int32_t batch,
+                                   int32_t threads);
+TFC_EXPORT void tfc_plan_destroy(tfc_plan* plan);
+TFC_EXPORT const char* tfc_plan_kernel(const tfc_plan* plan);
+
+/* The plain loop nest, which every kernel is tested against. */
+TFC_EXPORT tfc_status tfc_reference(const tfc_shape* shape, const float* weights, const float* bias,
+                                    tfc_activation activation, const float* input, float* output, int32_t batch);
+
+#ifdef __cplusplus
+}
+#endif
+
+#endif /* TFCOMPRESS_SPARSE_CONV_H_ */

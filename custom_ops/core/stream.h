@@ -1,0 +1,40 @@
+// The weights that are not zero, in the order in which a kernel meets them.
+#ifndef TFCOMPRESS_STREAM_H_
+#define TFCOMPRESS_STREAM_H_
+
+#include <cstdint>
+#include <vector>
+
+#include "shape.h"
+#include "tiling.h"
+
+namespace tfc {
+
+// One block of input channels for one chunk of filters.
+struct Step {
+  int32_t first_plane;
+  int64_t first_count, first_weight;  // in `Stream::counts` and in `Stream::lines`
+};
+
+struct Chunk {
+  int32_t first_filter, filters;
+  std::vector<Step> steps;  // at least one; those without weights are left out
+};
+
+struct Stream {
+  std::vector<int32_t> planes;  // by input channel: which plane it gets, or -1 where no weight reads it;
+  int32_t plane_count = 0;
+  std::vector<Chunk> chunks;
+  std::vector<int32_t> slots;  // by filter: within each chunk those with most weights come first
+  std::vector<int32_t> counts;
+  std::vector<uint16_t> lines;
+  std::vector<float> values;
+};
+
+// The planes of the channels that some weight reads.
+void UsedChannels(const tfc_shape& shape, const float* weights, Stream* stream, Work* work);
+void FillStream(const tfc_shape& shape, const float* weights, const Tiling& tiling, Stream* stream);
+
+}  // namespace tfc
+
+#endif  // TFCOMPRESS_STREAM_H_
