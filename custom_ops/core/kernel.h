@@ -38,16 +38,19 @@ struct Tile {
   void (*run)(const TileJob& job);
 };
 
-// Moves one position of the map between images, whose channels are contiguous, and planes, one per channel,
-// whose vectors hold that position in all lanes.
+// Moves positions of the map from images, whose channels are contiguous, to planes, one per channel, whose
+// vectors hold a position in all lanes.
 struct PackJob {
-  const float* const* pixels;  // of the 16 lanes
-  const int32_t* planes;       // by channel: which plane gets it, or -1
-  int32_t channels;
-  float* to;              // the position in plane 0
+  const float* const* pixels;  // (positions, 16)
+  int32_t positions;
+  const int32_t* planes;  // by channel: which plane gets it
+  int32_t first_channel, end_channel, channels;  // to move; in all
+  int32_t first_plane, plane_count;  // those that are wanted; one more behind them takes all else
+  float* to;               // of the first plane
   ptrdiff_t plane_floats;  // from one plane to the next
 };
 
+// Moves one position from planes to images.
 struct UnpackJob {
   float* const* pixels;  // of the 16 lanes, NULL for those that are off the map
   int32_t channels;

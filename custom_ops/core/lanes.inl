@@ -46,20 +46,28 @@ void RunTile(const TileJob& job) {
 }
 
 void Pack(const PackJob& job) {
-  int32_t channel = 0;
-  for (; channel + kLanes <= job.channels; channel += kLanes) {
-    Vector rows[kLanes];
-    for (int lane = 0; lane < kLanes; ++lane) rows[lane] = Load(job.pixels[lane] + channel);
-    Transpose(rows);
-    for (int c = 0; c < kLanes; ++c) {
-      const int32_t plane = job.planes[channel + c];
-      if (plane >= 0) Store(job.to + plane * job.plane_floats, rows[c]);
+  for (int32_t first = job.first_channel; first < job.end_channel; first += kLanes) {
+    float* planes[kLanes];
+    const int32_t count = job.channels - first < kLanes ? job.channels - first : kLanes;
+    for (int32_t c = 0; c < count; ++c) {
+      const int32_t plane = job.planes[first + c];
+      const bool wanted = plane >= job.first_plane && plane < job.first_plane + job.plane_count;
+      planes[c] = job.to + (wanted ? plane - job.first_plane : job.plane_count) * job.plane_floats;
     }
-  }
-  for (; channel < job.channels; ++channel) {
-    if (job.planes[channel] < 0) continue;
-    float* to = job.to + job.planes[channel] * job.plane_floats;
-    for (int lane = 0; lane < kLanes; ++lane) to[lane] = job.pixels[lane][channel];
+    const float* const* pixels = job.pixels;
+    for (int32_t position = 0; position < job.positions; ++position, pixels += kLanes) {
+      const ptrdiff_t at = static_cast<ptrdiff_t>(position) * kLanes;
+      if (count == kLanes) {
+        Vector rows[kLanes];
+        for (int lane = 0; lane < kLanes; ++lane) rows[lane] = Load(pixels[lane] + first);
+        Transpose(rows);
+        for (int c = 0; c < kLanes; ++c) Store(planes[c] + at, rows[c]);
+      } else {
+        for (int32_t c = 0; c < count; ++c) {
+          for (int lane = 0; lane < kLanes; ++lane) planes[c][at + lane] = pixels[lane][first + c];
+        }
+      }
+    }
   }
 }
 

@@ -96,8 +96,8 @@ struct Task {
   int32_t first_chunk, chunks;
 };
 
-// What one thread does and the memory it does it in: the panel, which holds the planes of a region, the
-// sums of a chunk, and zeros, which stand in for pixels off the map.
+// What one thread does and the memory it does it in: the planes of a block, the sums of a chunk, and zeros,
+// which stand in for pixels off the map.
 class Runner {
  public:
   Runner(const tfc_plan& plan, const float* input, float* output)
@@ -105,93 +105,96 @@ class Runner {
         tiling_(plan.tiling),
         input_(input),
         output_(output),
-        plane_floats_(static_cast<ptrdiff_t>(plan.tiling.plane_lines) * kLanes),
-        sum_floats_(static_cast<ptrdiff_t>(plan.tiling.Vectors()) * kLanes),
-        scratch_(PanelFloats() + SumFloats() + plan.shape.channels),
-        panel_(scratch_.data()),
-        sums_(panel_ + PanelFloats()),
+        plane_floats_(static_cast<ptrdiff_t>(tiling_.plane_lines) * kLanes),
+        sum_floats_(static_cast<ptrdiff_t>(tiling_.Vectors()) * kLanes),
+        pixels_(static_cast<size_t>(tiling_.Positions()) * kLanes),
+        scratch_(PlaneFloats() + SumFloats() + plan.shape.channels),
+        planes_(scratch_.data()),
+        sums_(planes_ + PlaneFloats()),
         zeros_(sums_ + SumFloats()) {
-    if (panel_ != nullptr) std::fill_n(zeros_, plan.shape.channels, 0.0f);
+    if (planes_ != nullptr) std::fill_n(zeros_, plan.shape.channels, 0.0f);
   }
 
-  bool Ready() const { return panel_ != nullptr; }
+  bool Ready() const { return planes_ != nullptr; }
 
   void Run(const Task& task) {
     task_ = task;
-    PackRegion();
-    for (int32_t row = 0; row < tiling_.tile_rows; ++row) {
-      for (int32_t column = 0; column < tiling_.tile_columns; ++column) {
-        for (int32_t c = 0; c < task.chunks; ++c) {
-          const Chunk& chunk = plan_.stream.chunks[task.first_chunk + c];
-          SumTile(chunk, row * tiling_.tile.rows, column * tiling_.tile.columns);
-          UnpackTile(chunk, row * tiling_.tile.rows, column * tiling_.tile.columns);
+    FindPixels();
+    for (int32_t c = 0; c < task.chunks; ++c) {
+      const Chunk& chunk = plan_.stream.chunks[task.first_chunk + c];
+      for (const Step& step : chunk.steps) {
+        PackBlock(step);
+        SumBlock(chunk, step);
+      }
+      UnpackTile(chunk);
+    }
+  }
+
+ private:
+  size_t PlaneFloats() const { return plane_floats_ * (tiling_.block_channels + 1); }
+  size_t SumFloats() const { return sum_floats_ * plan_.stream.chunks.front().filters; }
+
+  // The first output of a lane's tile.
+  int32_t TileRow(int lane) const {
+    return (task_.region_row * tiling_.lane_rows + lane / tiling_.lane_columns) * tiling_.tile.rows;
+  }
+  int32_t TileColumn(int lane) const {
+    return (task_.region_column * tiling_.lane_columns + lane % tiling_.lane_columns) * tiling_.tile.columns;
+  }
+
+  void FindPixels() {
+    const tfc_shape& s = plan_.shape;
+    const float* image = input_ + task_.image * int64_t{s.height} * s.width * s.channels;
+    for (int lane = 0; lane < kLanes; ++lane) {
+      const int64_t top = int64_t{TileRow(lane)} * s.stride_height - s.pad_top;
+      const int64_t left = int64_t{TileColumn(lane)} * s.stride_width - s.pad_left;
+      const float** to = pixels_.data() + lane;
+      for (const int32_t row : tiling_.rows.source) {
+        const int64_t y = top + row;
+        for (const int32_t column : tiling_.columns.source) {
+          const int64_t x = left + column;
+          const bool on = y >= 0 && y < s.height && x >= 0 && x < s.width;
+          *to = on ? image + (y * s.width + x) * s.channels : zeros_;
+          to += kLanes;
         }
       }
     }
   }
 
- private:
-  size_t PanelFloats() const { return plane_floats_ * std::max(plan_.stream.plane_count, 1); }
-  size_t SumFloats() const { return sum_floats_ * plan_.stream.chunks.front().filters; }
-
-  // The first output of a lane's part.
-  int32_t PartRow(int lane) const {
-    return (task_.region_row * tiling_.lane_rows + lane / tiling_.lane_columns) * tiling_.PartRows();
-  }
-  int32_t PartColumn(int lane) const {
-    return (task_.region_column * tiling_.lane_columns + lane % tiling_.lane_columns) * tiling_.PartColumns();
+  void PackBlock(const Step& step) {
+    plan_.kernel->pack({pixels_.data(), tiling_.Positions(), plan_.stream.planes.data(), step.first_channel,
+                        step.end_channel, plan_.shape.channels, step.first_plane, step.planes, planes_, plane_floats_});
   }
 
-  const float* Pixel(int lane, int32_t row, int32_t column) const {
-    const tfc_shape& s = plan_.shape;
-    const int64_t y = int64_t{PartRow(lane)} * s.stride_height - s.pad_top + row;
-    const int64_t x = int64_t{PartColumn(lane)} * s.stride_width - s.pad_left + column;
-    if (y < 0 || y >= s.height || x < 0 || x >= s.width) return zeros_;
-    return input_ + ((task_.image * int64_t{s.height} + y) * s.width + x) * s.channels;
+  void SumBlock(const Chunk& chunk, const Step& step) {
+    const Stream& stream = plan_.stream;
+    TileJob job;
+    job.counts = stream.counts.data() + step.first_count;
+    job.slots = stream.slots.data() + step.first_count;
+    job.lines = stream.lines.data() + step.first_weight;
+    job.values = stream.values.data() + step.first_weight;
+    job.filters = chunk.filters;
+    job.input = planes_;
+    job.row_bytes = static_cast<ptrdiff_t>(tiling_.columns.source.size()) * kLanes * sizeof(float);
+    job.sums = sums_;
+    job.bias = &step == &chunk.steps.front() ? plan_.bias.data() + chunk.first_filter : nullptr;
+    job.last = &step == &chunk.steps.back();
+    job.low = plan_.range.low;
+    job.high = plan_.range.high;
+    tiling_.tile.run(job);
   }
 
-  void PackRegion() {
-    float* to = panel_;
-    for (const int32_t row : tiling_.rows.source) {
-      for (const int32_t column : tiling_.columns.source) {
-        const float* pixels[kLanes];
-        for (int lane = 0; lane < kLanes; ++lane) pixels[lane] = Pixel(lane, row, column);
-        plan_.kernel->pack({pixels, plan_.stream.planes.data(), plan_.shape.channels, to, plane_floats_});
-        to += kLanes;
-      }
-    }
-  }
-
-  void SumTile(const Chunk& chunk, int32_t row, int32_t column) {
-    const auto width = static_cast<ptrdiff_t>(tiling_.columns.source.size());
-    for (size_t i = 0; i < chunk.steps.size(); ++i) {
-      const Step& step = chunk.steps[i];
-      TileJob job;
-      job.counts = plan_.stream.counts.data() + step.first_count;
-      job.slots = plan_.stream.slots.data() + chunk.first_filter;
-      job.lines = plan_.stream.lines.data() + step.first_weight;
-      job.values = plan_.stream.values.data() + step.first_weight;
-      job.filters = chunk.filters;
-      job.input = panel_ + step.first_plane * plane_floats_ + (row * width + column) * kLanes;
-      job.row_bytes = width * kLanes * static_cast<ptrdiff_t>(sizeof(float));
-      job.sums = sums_;
-      job.bias = i == 0 ? plan_.bias.data() + chunk.first_filter : nullptr;
-      job.last = i + 1 == chunk.steps.size();
-      job.low = plan_.range.low;
-      job.high = plan_.range.high;
-      tiling_.tile.run(job);
-    }
-  }
-
-  void UnpackTile(const Chunk& chunk, int32_t row, int32_t column) {
+  void UnpackTile(const Chunk& chunk) {
+    const OutputSize size = plan_.size;
+    float* image = output_ + task_.image * int64_t{size.height} * size.width * plan_.shape.filters;
     for (int32_t r = 0; r < tiling_.tile.rows; ++r) {
       for (int32_t c = 0; c < tiling_.tile.columns; ++c) {
         float* pixels[kLanes];
         for (int lane = 0; lane < kLanes; ++lane) {
-          const int64_t y = PartRow(lane) + row + r, x = PartColumn(lane) + column + c;
-          const bool on = y < plan_.size.height && x < plan_.size.width;
-          const int64_t pixel = (task_.image * int64_t{plan_.size.height} + y) * plan_.size.width + x;
-          pixels[lane] = on ? output_ + pixel * plan_.shape.filters + chunk.first_filter : nullptr;
+          const int64_t y = TileRow(lane) + r, x = TileColumn(lane) + c;
+          const bool on = y < size.height && x < size.width;
+          pixels[lane] =
+              on ? image + (y * size.width + x) * plan_.shape.filters + chunk.first_filter : nullptr;
         }
         const float* from = sums_ + (r * tiling_.tile.columns + c) * kLanes;
         plan_.kernel->unpack({pixels, chunk.filters, from, sum_floats_});
@@ -204,8 +207,9 @@ class Runner {
   const float* input_;
   float* output_;
   ptrdiff_t plane_floats_, sum_floats_;
+  std::vector<const float*> pixels_;  // (positions, lanes)
   Scratch scratch_;
-  float *panel_, *sums_, *zeros_;
+  float *planes_, *sums_, *zeros_;
   Task task_;
 };
 

@@ -6,8 +6,6 @@
 namespace tfc {
 namespace {
 
-constexpr int32_t kChunkFilters = 128;
-
 // The weights of one filter as (plane, line within a plane, value), by plane.
 struct Weight {
   int32_t plane, line;
@@ -35,28 +33,47 @@ Filter WeightsOf(const tfc_shape& s, const float* weights, const Tiling& tiling,
   return found;
 }
 
-// Adds what of these filters lies in a block of planes.
-void AddStep(const std::vector<Filter>& filters, const std::vector<int32_t>& order, int32_t first_plane,
-             int32_t planes, int32_t plane_lines, std::vector<size_t>* done, Chunk* chunk, Stream* stream) {
-  const Step step = {first_plane, static_cast<int64_t>(stream->counts.size()),
-                     static_cast<int64_t>(stream->lines.size())};
+// Adds what of these filters lies in a block of planes. Those with most weights come first: the processor
+// foretells the end of a loop that is as long as the one before.
+void AddStep(const std::vector<Filter>& filters, const Step& block, int32_t plane_lines,
+             std::vector<size_t>* done, Chunk* chunk, Stream* stream) {
+  const auto ends = [&](int32_t slot) {
+    size_t at = (*done)[slot];
+    while (at < filters[slot].size() && filters[slot][at].plane < block.first_plane + block.planes) ++at;
+    return at;
+  };
+  std::vector<int32_t> order(filters.size()), counts(filters.size());
+  std::iota(order.begin(), order.end(), 0);
+  for (const int32_t slot : order) counts[slot] = static_cast<int32_t>(ends(slot) - (*done)[slot]);
+  std::stable_sort(order.begin(), order.end(), [&](int32_t a, int32_t b) { return counts[a] > counts[b]; });
+  const bool last = block.first_plane + block.planes >= stream->plane_count;
+  if (counts[order[0]] == 0 && !(last && chunk->steps.empty())) return;
+  chunk->steps.push_back(block);
+  chunk->steps.back().first_count = static_cast<int64_t>(stream->counts.size());
+  chunk->steps.back().first_weight = static_cast<int64_t>(stream->lines.size());
   for (const int32_t slot : order) {
-    size_t& at = (*done)[slot];
-    const size_t begun = at;
-    for (; at < filters[slot].size() && filters[slot][at].plane < first_plane + planes; ++at) {
-      const Weight& weight = filters[slot][at];
-      stream->lines.push_back(
-          static_cast<uint16_t>((weight.plane - first_plane) * plane_lines + weight.line));
+    stream->slots.push_back(slot);
+    stream->counts.push_back(counts[slot]);
+    for (int32_t i = 0; i < counts[slot]; ++i) {
+      const Weight& weight = filters[slot][(*done)[slot]++];
+      stream->lines.push_back(static_cast<uint16_t>((weight.plane - block.first_plane) * plane_lines + weight.line));
       stream->values.push_back(weight.value);
     }
-    stream->counts.push_back(static_cast<int32_t>(at - begun));
   }
-  const bool empty = static_cast<int64_t>(stream->lines.size()) == step.first_weight;
-  if (empty && !(chunk->steps.empty() && first_plane + planes >= stream->plane_count)) {
-    stream->counts.resize(step.first_count);
-    return;
+}
+
+// The blocks of planes, and the channels in them.
+std::vector<Step> Blocks(const Stream& stream, int32_t size) {
+  std::vector<Step> blocks;
+  for (int32_t channel = 0; channel < static_cast<int32_t>(stream.planes.size()); ++channel) {
+    const int32_t plane = stream.planes[channel];
+    if (plane < 0) continue;
+    if (plane % size == 0) blocks.push_back({plane, 0, channel, channel, 0, 0});
+    ++blocks.back().planes;
+    blocks.back().end_channel = channel + 1;
   }
-  chunk->steps.push_back(step);
+  if (blocks.empty()) blocks.push_back({});
+  return blocks;
 }
 
 }  // namespace
@@ -81,21 +98,16 @@ void UsedChannels(const tfc_shape& s, const float* weights, Stream* stream, Work
 }
 
 void FillStream(const tfc_shape& shape, const float* weights, const Tiling& tiling, Stream* stream) {
-  const int32_t block = BlockChannels(tiling, shape);
-  for (int32_t first = 0; first < shape.filters; first += kChunkFilters) {
-    Chunk chunk = {first, std::min(kChunkFilters, shape.filters - first), {}};
+  const std::vector<Step> blocks = Blocks(*stream, tiling.block_channels);
+  for (int32_t first = 0; first < shape.filters; first += tiling.chunk_filters) {
+    Chunk chunk = {first, std::min(tiling.chunk_filters, shape.filters - first), {}};
     std::vector<Filter> filters;
     for (int32_t f = 0; f < chunk.filters; ++f) {
       filters.push_back(WeightsOf(shape, weights, tiling, *stream, first + f));
     }
-    std::vector<int32_t> order(chunk.filters);
-    std::iota(order.begin(), order.end(), 0);
-    std::stable_sort(order.begin(), order.end(),
-                     [&](int32_t a, int32_t b) { return filters[a].size() > filters[b].size(); });
-    stream->slots.insert(stream->slots.end(), order.begin(), order.end());
     std::vector<size_t> done(chunk.filters, 0);
-    for (int32_t plane = 0; plane < std::max(stream->plane_count, 1); plane += block) {
-      AddStep(filters, order, plane, block, tiling.plane_lines, &done, &chunk, stream);
+    for (const Step& block : blocks) {
+      AddStep(filters, block, tiling.plane_lines, &done, &chunk, stream);
     }
     stream->chunks.push_back(std::move(chunk));
   }

@@ -12,8 +12,9 @@ namespace tfc {
 
 // One block of input channels for one chunk of filters.
 struct Step {
-  int32_t first_plane;
-  int64_t first_count, first_weight;  // in `Stream::counts` and in `Stream::lines`
+  int32_t first_plane, planes;
+  int32_t first_channel, end_channel;  // that they hold
+  int64_t first_count, first_weight;  // in `counts` and `slots`, in `lines` and `values`
 };
 
 struct Chunk {
@@ -25,8 +26,7 @@ struct Stream {
   std::vector<int32_t> planes;  // by input channel: which plane it gets, or -1 where no weight reads it;
   int32_t plane_count = 0;
   std::vector<Chunk> chunks;
-  std::vector<int32_t> slots;  // by filter: within each chunk those with most weights come first
-  std::vector<int32_t> counts;
+  std::vector<int32_t> slots, counts;  // of each step in turn: its filters, and how many weights they have
   std::vector<uint16_t> lines;
   std::vector<float> values;
 };

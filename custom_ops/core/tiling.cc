@@ -7,10 +7,10 @@
 namespace tfc {
 namespace {
 
-constexpr int32_t kMostLines = 65536;          // of a block: lines are counted in 16 bits
-constexpr int32_t kBlockBytes = 36 * 1024;     // of the first-level cache, which has 32 or 48 KiB
-constexpr int64_t kPanelBytes = 768 * 1024;    // of the second-level cache, beyond which planes are costly
+constexpr int32_t kMostLines = 65536;  // of a block: lines are counted in 16 bits
 constexpr int32_t kLineBytes = 64;
+constexpr int32_t kBlockBytes = 40 * 1024;  // of the first-level cache, which has 32 or 48 KiB
+constexpr int32_t kSumBytes = 384 * 1024;   // of the second-level cache
 
 // Cycles, roughly; only their proportions matter.
 constexpr double kPerWeight = 1.0;   // to fetch a weight and where it applies
@@ -20,35 +20,38 @@ constexpr double kPerPacked = 3.5;   // to transpose a vector
 
 int32_t CeilDiv(int32_t a, int32_t b) { return (a + b - 1) / b; }
 
-int32_t Odd(int32_t count) { return count | 1; }
+// So many as are packed at a time, or a part of that.
+int32_t RoundedBlock(int32_t channels) {
+  if (channels >= kLanes) return channels / kLanes * kLanes;
+  int32_t power = kLanes / 2;
+  while (power > channels) power /= 2;
+  return std::max(1, power);
+}
 
-Tiling Cut(const Tile& tile, int32_t lane_rows, int32_t tile_rows, int32_t tile_columns, const tfc_shape& shape,
-           OutputSize size) {
+Tiling Cut(const Tile& tile, int32_t lane_rows, const tfc_shape& shape, OutputSize size) {
   Tiling t;
   t.tile = tile;
   t.lane_rows = lane_rows;
   t.lane_columns = kLanes / lane_rows;
-  t.tile_rows = tile_rows;
-  t.tile_columns = tile_columns;
-  t.rows = MakeAxis(t.PartRows(), shape.kernel_height, shape.stride_height, shape.dilation_height);
-  t.columns = MakeAxis(t.PartColumns(), shape.kernel_width, shape.stride_width, shape.dilation_width);
+  t.region_rows = CeilDiv(size.height, lane_rows * tile.rows);
+  t.region_columns = CeilDiv(size.width, t.lane_columns * tile.columns);
+  t.rows = MakeAxis(tile.rows, shape.kernel_height, shape.stride_height, shape.dilation_height);
+  t.columns = MakeAxis(tile.columns, shape.kernel_width, shape.stride_width, shape.dilation_width);
   const int64_t lines = static_cast<int64_t>(t.rows.source.size()) * t.columns.source.size();
-  t.plane_lines = lines < kMostLines ? Odd(static_cast<int32_t>(lines)) : kMostLines;
-  t.region_rows = CeilDiv(size.height, lane_rows * t.PartRows());
-  t.region_columns = CeilDiv(size.width, t.lane_columns * t.PartColumns());
+  t.plane_lines = lines < kMostLines ? static_cast<int32_t>(lines) | 1 : kMostLines;
+  t.block_channels = RoundedBlock(kBlockBytes / kLineBytes / t.plane_lines);
+  t.chunk_filters = std::max(1, kSumBytes / kLineBytes / t.Vectors() / kLanes) * kLanes;
   return t;
 }
 
 double Cost(const Tiling& t, const tfc_shape& shape, Work work) {
   const double vectors = t.Vectors();
-  const double tiles = double{1.0} * t.tile_rows * t.tile_columns;
-  const double blocks = CeilDiv(std::max(work.channels, 1), BlockChannels(t, shape));
+  const double blocks = CeilDiv(std::max(work.channels, 1), t.block_channels);
+  const double chunks = CeilDiv(shape.filters, t.chunk_filters);
   const double weights = static_cast<double>(work.weights) * (kPerWeight + kPerVector * vectors);
   const double sums = shape.filters * vectors * (2 * kPerSum * blocks + kPerPacked);
-  const double positions = static_cast<double>(t.rows.source.size()) * t.columns.source.size();
-  double pack = positions * work.channels * kPerPacked;
-  if (positions * work.channels * kLineBytes > kPanelBytes) pack *= 2;
-  return t.region_rows * t.region_columns * (pack + tiles * (weights + sums));
+  const double pack = chunks * t.Positions() * work.channels * kPerPacked;
+  return t.region_rows * t.region_columns * (pack + weights + sums);
 }
 
 }  // namespace
@@ -76,28 +79,17 @@ Axis MakeAxis(int32_t outputs, int32_t taps, int32_t stride, int32_t dilation) {
   return axis;
 }
 
-int32_t BlockChannels(const Tiling& tiling, const tfc_shape& shape) {
-  const Axis rows = MakeAxis(tiling.tile.rows, shape.kernel_height, shape.stride_height, shape.dilation_height);
-  const Axis columns =
-      MakeAxis(tiling.tile.columns, shape.kernel_width, shape.stride_width, shape.dilation_width);
-  const int64_t read = static_cast<int64_t>(rows.source.size()) * columns.source.size() * kLineBytes;
-  const int64_t addressable = kMostLines / tiling.plane_lines;
-  return static_cast<int32_t>(std::max<int64_t>(1, std::min<int64_t>(kBlockBytes / read, addressable)));
-}
-
 Tiling ChooseTiling(const Kernel& kernel, const tfc_shape& shape, OutputSize size, Work work) {
   Tiling best{};
   double least = std::numeric_limits<double>::infinity();
   for (int32_t i = 0; i < kernel.tile_count; ++i) {
     for (int32_t lane_rows = 1; lane_rows <= kLanes; lane_rows *= 2) {
-      for (const auto &[tile_rows, tile_columns] : {std::pair(1, 1), std::pair(1, 2), std::pair(2, 1), std::pair(2, 2)}) {
-        const Tiling tiling = Cut(kernel.tiles[i], lane_rows, tile_rows, tile_columns, shape, size);
-        if (tiling.plane_lines >= kMostLines) continue;
-        const double cost = Cost(tiling, shape, work);
-        if (cost < least) {
-          least = cost;
-          best = tiling;
-        }
+      const Tiling tiling = Cut(kernel.tiles[i], lane_rows, shape, size);
+      if (tiling.plane_lines >= kMostLines) continue;
+      const double cost = Cost(tiling, shape, work);
+      if (cost < least) {
+        least = cost;
+        best = tiling;
       }
     }
   }

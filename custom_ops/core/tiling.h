@@ -1,4 +1,4 @@
-// How a map is cut into regions, a region into the parts of 16 lanes, and a part into register tiles.
+// How a map is cut into regions, and a region into the tiles of 16 lanes.
 #ifndef TFCOMPRESS_TILING_H_
 #define TFCOMPRESS_TILING_H_
 
@@ -10,26 +10,26 @@
 
 namespace tfc {
 
-// Along one axis, what of the input the part of a lane reads. Where a stride or a dilation leaves gaps,
+// Along one axis, what of the input the tile of a lane reads. Where a stride or a dilation leaves gaps,
 // positions that no tap reads are left out, and those one tap reads from output to output are neighbours.
 struct Axis {
-  std::vector<int32_t> source;  // by position in the plane: where it is in the input, from the part's first
-  std::vector<int32_t> taps;    // by tap: the position it reads for the part's first output
+  std::vector<int32_t> source;  // by position in the plane: where it is in the input, from the tile's first
+  std::vector<int32_t> taps;    // by tap: the position it reads for the tile's first output
 };
 
 Axis MakeAxis(int32_t outputs, int32_t taps, int32_t stride, int32_t dilation);
 
 struct Tiling {
   Tile tile;
-  int32_t lane_rows, lane_columns;    // 16 in all
-  int32_t tile_rows, tile_columns;    // tiles of a lane's part
-  Axis rows, columns;
-  int32_t plane_lines;                // cache lines of a plane: odd, so that planes fall into different sets
+  int32_t lane_rows, lane_columns;      // 16 in all
   int32_t region_rows, region_columns;  // regions of a map
+  Axis rows, columns;
+  int32_t plane_lines;     // cache lines of a plane: odd, so that planes fall into different sets
+  int32_t block_channels;  // so many planes are in the first-level cache at a time
+  int32_t chunk_filters;   // so many filters' sums are in the second-level cache at a time
 
-  int32_t PartRows() const { return tile_rows * tile.rows; }
-  int32_t PartColumns() const { return tile_columns * tile.columns; }
   int32_t Vectors() const { return tile.rows * tile.columns; }
+  int32_t Positions() const { return static_cast<int32_t>(rows.source.size() * columns.source.size()); }
 };
 
 // What the choice of a tiling depends on, besides the shape.
@@ -40,9 +40,6 @@ struct Work {
 
 // The one that seems fastest; `tile.run` is NULL if none can be addressed.
 Tiling ChooseTiling(const Kernel& kernel, const tfc_shape& shape, OutputSize size, Work work);
-
-// How many channels one block has, so that what a tile reads of them stays in the first-level cache.
-int32_t BlockChannels(const Tiling& tiling, const tfc_shape& shape);
 
 }  // namespace tfc
 
