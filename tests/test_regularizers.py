@@ -258,8 +258,8 @@ def test_training_state_survives_attaching():
 def test_strengths_of_kernels_are_their_own():
     lasso = GroupLasso("filters", 0.1)
     new = attach(network(), lasso)
-    regularizers.lassos(new.get_layer("head").kernel.regularizer)[0].strength = 0.7
-    others = [n for n in new.attached.kernels if n not in ("head", "separable")]
+    regularizers.lassos(new.get_layer("grouped").kernel.regularizer)[0].strength = 0.7
+    others = [n for n in new.attached.kernels if n not in ("grouped", "separable")]
     assert all(
         regularizers.lassos(new.get_layer(n).weights[0].regularizer)[0].strength == 0.1 for n in others
     )
@@ -278,10 +278,16 @@ def test_layers_inside_nested_models_and_wrappers_are_reached():
     x = layers.Bidirectional(layers.LSTM(2, name="lstm"), name="both")(
         layers.TimeDistributed(inner, name="steps")(i)
     )
-    new = attach(keras.Model(i, x), GroupLasso("filters", 0.1))
+    new = attach(keras.Model(i, x), GroupLasso("channels", 0.1))
     assert "steps/inner/inside" in new.attached.kernels
     assert new.attached.kernels["both/forward_lstm"] == ("kernel", "recurrent_kernel")
     assert len(new.losses) == 5
+
+
+def test_filters_that_are_the_outputs_of_the_model_are_left_alone():
+    new = attach(network(), regularizers.Sum([GroupLasso("filters"), GroupLasso("shapes")]))
+    assert new.attached.untouched["head"] == "its filters are the model's outputs"
+    assert "head" in attach(network(), GroupLasso("shapes")).attached.kernels
 
 
 @pytest.mark.parametrize(

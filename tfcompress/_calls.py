@@ -16,6 +16,7 @@ Keras only.
 """
 
 import functools
+import inspect
 import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
@@ -223,6 +224,30 @@ def _as_plain_functional(model: keras.Model) -> keras.Model:
 def input_of(model: keras.Model) -> Any:
     """The model's symbolic input, in the structure its caller uses."""
     return model.inputs[0] if isinstance(model, keras.Sequential) else model.input
+
+
+def made_like(model: keras.Model, *arguments: Any) -> keras.Model:
+    """A model of the same class and name from `(inputs, outputs)`, or from the layers of a Sequential one.
+
+    A class whose constructor takes something else becomes Keras's own; if it has methods that train or test
+    in a way of their own, a warning says that they are lost.
+    """
+    plain: Any = keras.Sequential if isinstance(model, keras.Sequential) else _functional_class()
+    cls = type(model)
+    if inspect.getfullargspec(cls.__init__).args == inspect.getfullargspec(plain.__init__).args:
+        return cls(*arguments, name=model.name)
+    lost = [name for name in _OWN_TRAINING if getattr(cls, name) is not getattr(plain, name)]
+    if lost:
+        warnings.warn(
+            f"The copy of '{model.name}' is a keras.{plain.__name__} without the {lost[0]}() of "
+            f"{cls.__name__}, whose constructor does not take (inputs, outputs). Give it that of "
+            "keras.Model, or train the copy with a loop of your own.",
+            stacklevel=4,
+        )
+    return plain(*arguments, name=model.name)
+
+
+_OWN_TRAINING = ("train_step", "test_step", "predict_step", "compute_loss", "compute_metrics", "fit")
 
 
 @functools.cache

@@ -94,10 +94,10 @@ class _Builder:
         values = recipe.values(list(inputs.values()), call)
         if isinstance(model, keras.Sequential):
             layers = [*(recipe.operations[ref.operation] for ref in inputs), *model.layers]
-            return keras.Sequential([self.stand_in(layer) for layer in layers], name=model.name)
+            return _calls.made_like(model, [self.stand_in(layer) for layer in layers])
         structures = (recipe.inputs, recipe.outputs)
         inputs, outputs = keras.tree.map_structure(values.get, structures)
-        return keras.Model(inputs, outputs, name=model.name)
+        return _calls.made_like(model, inputs, outputs)
 
     def stand_in(self, operation: Any) -> Any:
         """What is called where the operation was called."""

@@ -60,16 +60,21 @@ class Layout:
 def kernels(layer: Any) -> list[tuple[keras.Variable, Layout]]:
     """The kernels of a layer and of the layers it wraps, with their layouts.
 
-    A layer of unknown kind has as kernels its weights of two or more axes that bear the name of one:
-    `kernel`, `recurrent_kernel`, `depthwise_kernel`, `pointwise_kernel`, `embeddings`.
+    A layer of unknown kind has those of the layers it holds, and as kernels of its own its weights of two or
+    more axes that bear the name of one: `kernel`, `recurrent_kernel`, `depthwise_kernel`,
+    `pointwise_kernel`, `embeddings`.
     """
     if inner := _calls.wrapped_layers(layer):
         return [pair for child in inner for pair in kernels(child)]
     layouts = _layouts(layer)
+    held = _held(layer) if layouts is _NAMED and isinstance(layer, keras.Layer) else []
+    within = {id(weight): layout for child in held for weight, layout in kernels(child)}
     found = []
     for weight in getattr(layer, "weights", []):
         ending = next((name for name in layouts if f"/{weight.path}".endswith(f"/{name}")), None)
-        if ending is not None and len(weight.shape) > 1:
+        if id(weight) in within:
+            found.append((weight, within[id(weight)]))
+        elif ending is not None and len(weight.shape) > 1:
             found.append((weight, layouts[ending]))
     return found
 

@@ -37,6 +37,10 @@ class Schedule(Settings):
     frequency: int = 100
 
     def __post_init__(self) -> None:
+        for name in ("begin_step", "frequency", "end_step"):
+            value = getattr(self, name)
+            if not isinstance(value, numbers.Integral) and not (name == "end_step" and value is None):
+                raise ValueError(f"{name} is a whole number of steps, got {value!r}.")
         if self.begin_step < 0 or self.frequency < 1:
             raise ValueError(
                 f"begin_step must be at least 0 and frequency at least 1, got {self.begin_step} and "
@@ -104,6 +108,8 @@ class Polynomial(Schedule):
         check_sparsity(self.final)
         if self.end_step is None or self.end_step == self.begin_step:
             raise ValueError("A polynomial schedule needs an end_step after its begin_step.")
+        if not isinstance(self.power, numbers.Real) or not self.power > 0:
+            raise ValueError(f"power must be a number above 0, got {self.power!r}.")
 
     def __call__(self, step: int) -> float:
         assert self.end_step is not None

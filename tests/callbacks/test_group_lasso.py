@@ -495,6 +495,26 @@ def test_group_that_dies_while_fine_tuning_is_held_too():
     assert not array(model.get_layer("wide").kernel)[:, dies.alive].any()
 
 
+@pytest.mark.parametrize(("floor", "left"), [(0, 0), (0.25, 2), (0.3, 3)])
+def test_every_kernel_keeps_its_floor(floor, left):
+    """Nothing depends on the idle layer, so that all of it would be the first to go."""
+    i = layers.Input((6, 6, 4))
+    wide = layers.Dense(16, activation="tanh", name="wide")(layers.Flatten()(i))
+    idle = layers.Rescaling(0.0)(layers.Dense(8, name="idle")(layers.Flatten()(i)))
+    model = keras.Model(i, layers.Dense(2, name="head")(layers.Concatenate()([wide, idle])))
+    model.compile(SGD(0.1), "mse")
+    model = attach(model, Proximal(GroupLasso("filters", 1e-3)))
+    history = learn(model, FollowLearningRate(), ReachSparsity(0.35, floor=floor))
+    assert history["group_sparsity"][-1] >= 0.35
+    assert array(model.get_layer("idle").kernel).any(axis=0).sum() == left
+
+
+def test_sparsity_beyond_the_floor_is_refused():
+    model, follow = METHODS["proximal_sgd"](dense_network)
+    with pytest.raises(ValueError, match=r"With floor=0.25 at most 0.750 of the groups can be zero"):
+        learn(model, ReachSparsity(0.8, floor=0.25), follow)
+
+
 def test_resumed_training_that_does_not_know_its_strength_says_so():
     model, follow = METHODS["proximal_sgd"](dense_network)
     learn(model, follow, epochs=1)
@@ -515,6 +535,8 @@ def test_training_too_short_for_its_target_says_so():
         ({"sparsity": 1}, r"sparsity must be a number in \(0, 1\), got 1"),
         ({"epochs": 0}, "epochs must be None or at least 1, got 0"),
         ({"looks": 0}, "looks must be at least 1, got 0"),
+        ({"sparsity": "half"}, r"sparsity must be a number in \(0, 1\), got 'half'"),
+        ({"floor": 1}, r"floor must be a share in \[0, 1\), got 1"),
         ({"threshold": -1e-4}, "threshold must be at least 0, got -0.0001"),
         ({"change": 1.0}, "change must be a factor above 1, got 1.0"),
         ({"bounds": (0, 1)}, r"bounds must be two positive numbers in order, got \(0, 1\)"),

@@ -191,6 +191,8 @@ def test_training_that_was_killed_ends_like_one_that_was_not(killed_after, tmp_p
         ({"sparsity": 0.5, "k": {"first": 3}}, "either sparsity or k"),
         ({"sparsity": 1.0}, r"number in \[0, 1\)"),
         ({"sparsity": {"first": -0.5}}, r"number in \[0, 1\)"),
+        ({"k": 5}, "k is a dict"),
+        ({"sparsity": 0.5, "dense_epochs": True}, "dense_epochs is a number of epochs"),
         ({"sparsity": 0.5, "dense_epochs": 0}, "dense_epochs is a number of epochs"),
         ({"sparsity": 0.5, "sparse_epochs": 1.5}, "sparse_epochs is a number of epochs"),
     ],
@@ -209,6 +211,9 @@ def test_settings_out_of_range_are_refused(settings, message):
         ({"sparsity": 0.5, "include": "conv.*"}, 2, "Unknown layer or pattern"),
         ({"k": {"first": 10**6}}, 2, "k for 'first' must be a whole number from 1 to 144"),
         ({"k": {"first": 0}}, 2, "k for 'first' must be a whole number"),
+        ({"k": {"first": True}}, 2, "k for 'first' must be a whole number"),
+        ({"sparsity": {}}, 2, "No kernel of .* would be thresholded"),
+        ({"k": {"first": 5}, "exclude": "first"}, 2, "No kernel of .* would be thresholded"),
     ],
 )
 def test_training_that_cannot_work_is_refused_before_it_begins(settings, epochs, message):
@@ -232,3 +237,22 @@ def test_masks_that_a_failed_training_left_on_are_gone_in_the_next():
     fit(model, IterativeHardThresholding({"second": 0.5}, sparse_first=True))
     assert model.get_layer("first").kernel.constraint is None
     assert (array(model.get_layer("first").kernel) != 0).all()
+
+
+class StopIn(keras.callbacks.Callback):
+    """Stops at the end of an epoch, as EarlyStopping does."""
+
+    def __init__(self, epoch: int):
+        super().__init__()
+        self.last = epoch
+
+    def on_epoch_end(self, epoch, logs=None):
+        self.model.stop_training = epoch == self.last
+
+
+def test_training_stopped_in_a_dense_phase_ends_sparse_all_the_same_and_says_so():
+    model = network()
+    with pytest.warns(UserWarning, match="did not end with the weights of a sparse phase"):
+        fit(model, IterativeHardThresholding(k={"first": np.int64(10)}), StopIn(2), epochs=4)
+    assert np.count_nonzero(array(model.get_layer("first").kernel)) == 10
+    assert model.get_layer("first").kernel.constraint is None

@@ -135,12 +135,10 @@ def test_constraint_of_the_user_holds_under_the_mask_and_is_given_back():
     assert kernel.constraint is norm and model.get_layer("first").kernel.constraint is None
 
 
-def test_release_zeroes_what_is_masked_and_lets_it_go():
+def test_release_lets_go_what_is_masked():
     model = subclassed()
     constrain(model, HALF)
     fit(model, UpdateMasks())
-    for masked in masked_weights(model):
-        masked.weight.assign(masked.value + 1)
     kept = [masked.kept for masked in masked_weights(model)]
     release(model)
     assert_equal(kept, [weights_of(model, name) != 0 for name in KERNELS])
@@ -271,3 +269,26 @@ def test_constrained_model_is_neither_wrapped_nor_stripped():
         wrap(model, HALF)
     with pytest.raises(ValueError, match="nothing to strip"):
         strip(model)
+
+
+def test_weights_put_back_after_training_stay_and_release_says_so():
+    model = subclassed()
+    constrain(model, HALF)
+    before = [array(weight) for weight in model.trainable_variables]
+    fit(model, UpdateMasks())
+    for weight, value in zip(model.trainable_variables, before, strict=True):
+        weight.assign(value)
+    with pytest.warns(UserWarning, match="is not zero where its mask says so"):
+        release(model)
+    assert_equal(before, [array(weight) for weight in model.trainable_variables])
+
+
+@pytest.mark.parametrize(("method", "argument"), [("quantize", "int8"), ("enable_lora", 2)])
+def test_constrained_layers_are_neither_quantized_nor_adapted_until_they_are_released(method, argument):
+    model = subclassed()
+    constrain(model, HALF)
+    with pytest.raises(ValueError, match=rf"{method}\(\) would replace the kernel"):
+        getattr(model.parts[-1], method)(argument)
+    fit(model, UpdateMasks())
+    release(model)
+    assert method not in vars(model.parts[-1])  # the method is that of its class again

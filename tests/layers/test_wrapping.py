@@ -26,6 +26,7 @@ from tfcompress.layers import (
     DynamicNetworkSurgery,
     MagnitudePruning,
     MaskedLayer,
+    constrain,
     masked_weights,
     strip,
     wrap,
@@ -359,12 +360,12 @@ def test_state_and_losses_of_wrapped_layers_go_on_too():
 
 def test_copies_are_compiled_as_the_model_was():
     model = network(adamw(), metrics=["accuracy"], jit_compile=True, steps_per_execution=2)
-    for copied in (wrap(model, HALF), strip(wrap(model, HALF))):
+    for copied in (wrap(model, by_hand), strip(wrap(model, by_hand))):
         assert copied.jit_compile is True and copied.steps_per_execution == 2
         assert copied.optimizer.get_config() == model.optimizer.get_config()
         assert copied.get_compile_config() == model.get_compile_config()
     bare = nested()
-    assert not wrap(bare, HALF).compiled and not strip(wrap(bare, HALF)).compiled
+    assert not wrap(bare, by_hand).compiled and not strip(wrap(bare, by_hand)).compiled
 
 
 def test_copies_compute_as_the_model_does_whatever_the_policy_is_by_now():
@@ -386,7 +387,7 @@ def test_layers_that_are_not_trained_stay_so():
     model = nested()
     model.get_layer("body").get_layer("down").trainable = False
     model.get_layer("head").trainable = False
-    wrapped = wrap(model, HALF)
+    wrapped = wrap(model, by_hand)
     for copied in (wrapped, strip(wrapped)):
         assert names_of(copied.trainable_variables) == names_of(model.trainable_variables)
         assert not copied.get_layer("head").trainable and copied.get_layer("body").trainable
@@ -396,7 +397,7 @@ def test_layers_that_are_not_trained_stay_so():
 def test_model_that_is_not_trained_at_all_stays_so():
     model = nested()
     model.trainable = False
-    wrapped = wrap(model, HALF)
+    wrapped = wrap(model, by_hand)
     assert wrapped.trainable_variables == [] and strip(wrapped).trainable_variables == []
 
 
@@ -627,7 +628,7 @@ def test_rule_of_a_layer_must_be_one(wrong):
     ("make", "message"),
     [
         (sequential, "has no masked layers"),
-        (lambda: strip(wrapped_once()), "'chain' has no masked layers, so there is nothing to strip"),
+        (lambda: strip(wrap(sequential(), by_hand)), "'chain' has no masked layers, so there is nothing"),
         (subclassed, "is a subclassed model"),
         (unbuilt, "is not built"),
     ],
@@ -675,3 +676,72 @@ def test_model_is_quantized_after_it_is_stripped_and_not_before(make, reload, tm
     stripped.quantize("int8")
     modes = {getattr(op, "quantization_mode", None) for _, op in _calls.walk(stripped)}
     assert "int8" in modes or make is attending
+
+
+# --- what would go unnoticed ----------------------------------------------------------------------------
+
+
+def test_stripping_masks_that_were_never_made_warns():
+    with pytest.warns(UserWarning, match=r"hides anything.*UpdateMasks\(\)"):
+        strip(wrap(sequential(), HALF))
+
+
+class Counting(keras.Model):
+    """Trains in a way of its own, and has the constructor of keras.Model."""
+
+    def train_step(self, *args):
+        self.steps = getattr(self, "steps", 0) + 1
+        return super().train_step(*args)
+
+
+class Fixed(Counting):
+    """The same with a constructor of its own."""
+
+    def __init__(self, width):
+        x = keras.Input((4,))
+        super().__init__(x, layers.Dense(width)(x))
+        self.width = width
+
+
+def test_copies_train_as_the_class_of_the_model_does():
+    x = keras.Input((4,))
+    model = Counting(x, layers.Dense(2)(x), name="counting")
+    for copied in (wrap(model, HALF), strip(wrap(model, by_hand))):
+        copied.compile("sgd", "mse", run_eagerly=True)
+        copied.fit(np.ones((8, 4)), np.ones((8, 2)), batch_size=4, verbose=0)
+        assert type(copied) is Counting and copied.steps == 2 and copied.name == "counting"
+
+
+def test_copy_of_a_class_that_cannot_be_made_again_says_what_it_lost():
+    with pytest.warns(UserWarning, match=r"without the train_step\(\) of Fixed"):
+        assert not isinstance(wrap(Fixed(2), HALF), Fixed)
+
+
+@pytest.mark.parametrize("put_on", [lambda m: wrap(m, HALF, include="head"), lambda m: constrain(m, HALF)])
+def test_kernels_with_adapters_are_not_masked(put_on):
+    model = sequential()
+    model.get_layer("head").enable_lora(2)
+    with pytest.raises(ValueError, match="LoRA adapters, which no mask hides"):
+        put_on(model)
+
+
+class Holding(layers.Layer):
+    """Holds layers whose kernels have layouts of their own."""
+
+    def build(self, shape):
+        self.attention, self.up = layers.MultiHeadAttention(2, 3), layers.Conv1DTranspose(4, 2, name="up")
+        self.attention.build(shape, shape)
+        self.up.build(shape)
+
+    def call(self, x):
+        return self.up(self.attention(x, x))
+
+
+def test_kernels_inside_a_layer_of_the_users_have_the_layouts_of_their_layers():
+    x = keras.Input((5, 4))
+    wrapped = wrap(keras.Model(x, Holding()(x)), MagnitudePruning(n_of_m=(1, 2)))
+    found = {masked.path.split("/")[-2]: masked for masked in masked_weights(wrapped)}
+    assert set(found) == {"query", "key", "value", "attention_output", "up"}
+    assert found["query"].layout.channels == (0,) and found["up"].layout.channels == (-1,)
+    mask = found["query"].rule.update([found["query"]], 0)[0]
+    assert (mask.reshape(2, 2, 6).sum(axis=1) == 1).all()

@@ -1,5 +1,6 @@
 """What training made zero is removed: the same outputs from a smaller model of stock layers."""
 
+import functools
 import zipfile
 from collections.abc import Callable
 
@@ -346,6 +347,29 @@ def filters_of_a_recurrent_layer():
     lstm = found(model, "hidden")
     lstm.set_weights([weight * (np.arange(32) % 8 > 1) for weight in lstm.get_weights()])
     return model
+
+
+def read_by(reader, biased: bool):
+    """Two of eight filters are zero in front of the reader: constants of 0, or of 1."""
+    i = keras.Input((7, 4))
+    x = layers.Conv1D(8, 3, activation="tanh", name="wide")(i)
+    reads = reader()
+    x = reads(x, x) if isinstance(reads, layers.MultiHeadAttention) else reads(x)
+    model = randomize(Model(i, layers.Dense(2)(layers.Flatten()(x))))
+    zero(model, "wide", filters=[0, 7], bias=not biased)
+    return model
+
+
+READERS = {
+    "lstm": lambda: layers.LSTM(3),
+    "gru": lambda: layers.GRU(3, return_sequences=True),
+    "both_ways": lambda: layers.Bidirectional(layers.LSTM(3)),
+    "steps": lambda: layers.TimeDistributed(layers.Dense(3)),
+    "attention": lambda: layers.MultiHeadAttention(2, 3),
+}
+for _name, _reader in READERS.items():
+    CASES[f"zeros_read_by_{_name}"] = functools.partial(read_by, _reader, biased=False), {"wide": 6}
+    CASES[f"ones_read_by_{_name}"] = functools.partial(read_by, _reader, biased=True), {"wide": 8}
 
 
 @pytest.mark.parametrize("name", CASES)

@@ -1,5 +1,7 @@
 """Iterative hard thresholding (Jin et al. 2016): training all weights alternates with the k largest."""
 
+import numbers
+import warnings
 from collections.abc import Mapping
 from typing import Any
 
@@ -22,8 +24,10 @@ class IterativeHardThresholding(keras.callbacks.Callback):
     At the beginning of a sparse phase each kernel becomes `O_k(w)`: its k entries of largest magnitude
     stay, of equal ones those of lower index, and the others are zero, bit for bit, until the phase
     ends, under any optimizer, with momentum, decay and moving averages. Then they are free again and
-    start from zero, and so do the optimizer's slots of them. The training ends in a sparse phase. The
-    model needs no wrappers and may be subclassed.
+    start from zero, and so do the optimizer's slots of them. The training ends in a sparse phase; where it is
+    stopped in another, kernels are cut to their k largest at the end, with a warning. The model needs no
+    wrappers and may be subclassed. `EarlyStopping(restore_best_weights=True)` belongs before this callback in
+    the list: the best weights may be those of a dense phase.
 
     For `min f(W) subject to ||W_l||_0 <= k_l` (Jin, Yuan, Feng & Yan 2016, "Training Skinny Deep
     Neural Networks with Iterative Hard Thresholding Methods").
@@ -42,7 +46,8 @@ class IterativeHardThresholding(keras.callbacks.Callback):
 
     Raises:
         ValueError: when made or at the beginning of training: an argument is out of range, a pattern
-            matches no layer, `k` is larger than a kernel, or the planned epochs would end in a dense phase.
+            matches no layer, no kernel is concerned, `k` is larger than a kernel, or the planned epochs would
+            end in a dense phase.
 
     Logs `"sparsity"` at the end of each epoch: the share of zeros in the kernels concerned.
 
@@ -66,10 +71,12 @@ class IterativeHardThresholding(keras.callbacks.Callback):
         super().__init__()
         if (sparsity is None) == (k is None):
             raise ValueError(f"Give either sparsity or k, got sparsity={sparsity!r} and k={k!r}.")
-        for share in sparsity.values() if isinstance(sparsity, Mapping) else [] if k else [sparsity]:
+        if k is not None and not isinstance(k, Mapping):
+            raise ValueError(f"k is a dict from layer names to whole numbers, got {k!r}.")
+        for share in sparsity.values() if isinstance(sparsity, Mapping) else [sparsity] if k is None else []:
             check_sparsity(share)
         for name, epochs in (("dense_epochs", dense_epochs), ("sparse_epochs", sparse_epochs)):
-            if not isinstance(epochs, int) or epochs < 1:
+            if not _is_count(epochs):
                 raise ValueError(f"{name} is a number of epochs, at least 1, got {epochs!r}.")
         self.sparsity, self.k = sparsity, k
         self.dense_epochs, self.sparse_epochs = dense_epochs, sparse_epochs
@@ -104,6 +111,11 @@ class IterativeHardThresholding(keras.callbacks.Callback):
             for path, wanted in self._wanted(kernels, paths)
             for weight, kept in ((weight, self._count(path, weight, wanted)) for weight, _ in kernels[path])
         ]
+        if not self._kept:
+            raise ValueError(
+                f"No kernel of '{self.model.name}' would be thresholded: sparsity, k, include and exclude "
+                "leave none."
+            )
         self._zeros = Zeros(self.model)
 
     def _good_epochs(self, epochs: int) -> int:
@@ -129,11 +141,11 @@ class IterativeHardThresholding(keras.callbacks.Callback):
         size = int(np.prod(weight.shape))
         if self.k is None:
             return max(1, size - round(wanted * size))
-        if not isinstance(wanted, int) or not 1 <= wanted <= size:
+        if not _is_count(wanted) or wanted > size:
             raise ValueError(
                 f"k for '{path}' must be a whole number from 1 to {size}, its entries, got {wanted!r}."
             )
-        return wanted
+        return int(wanted)
 
     def on_epoch_begin(self, epoch: int, logs: Any = None) -> None:
         sync(self.model)
@@ -160,5 +172,19 @@ class IterativeHardThresholding(keras.callbacks.Callback):
             logs["sparsity"] = zeros / sum(int(np.prod(weight.shape)) for weight, _ in self._kept)
 
     def on_train_end(self, logs: Any = None) -> None:
+        full = [pair for pair in self._kept if np.count_nonzero(to_numpy(pair[0])) > pair[1]]
+        if full:
+            warnings.warn(
+                f"Training did not end with the weights of a sparse phase: '{full[0][0].path}' had more than "
+                f"{full[0][1]} entries that are not zero. Kernels are cut to their largest now, with no "
+                "training after it. Let fit() run to its end, or train on; EarlyStopping belongs before "
+                "IterativeHardThresholding in the list of callbacks.",
+                stacklevel=2,
+            )
+            self._zeros.set((weight, self._largest(weight, kept, self._last_round)) for weight, kept in full)
         self._zeros.apply()
         self._zeros.release()
+
+
+def _is_count(value: Any) -> bool:
+    return isinstance(value, numbers.Integral) and not isinstance(value, bool) and int(value) >= 1

@@ -20,7 +20,8 @@ class UpdateMasks(keras.callbacks.Callback):
     only: of the updates due within the next `k` steps the last is made before them.
 
     After training the weights that masks hide are set to zero, unless their rule trains them, too
-    (`DynamicNetworkSurgery`), so that `model.get_weights()` is as sparse as the model.
+    (`DynamicNetworkSurgery`), so that `model.get_weights()` is as sparse as the model. A callback that puts
+    other weights back then, such as `EarlyStopping(restore_best_weights=True)`, belongs before this one.
 
     Args:
         per_layer: log the sparsity of each weight, too, as `"sparsity/<path of the weight>"`.
@@ -152,4 +153,6 @@ def _check_fires(rule: MaskRule, masked: list[MaskedWeight], ahead: range, plann
         if due is None
         else f"the next update is due at step {due}. Let the schedule begin earlier, or train longer."
     )
+    if ahead.start:
+        when += " The optimizer counts steps, also those before the model was wrapped: compile() begins anew."
     raise ValueError(f"{rule} would update no mask: the training is at step {ahead.start}{plan}, and {when}")

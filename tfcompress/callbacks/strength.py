@@ -13,6 +13,7 @@ import numpy as np
 
 from tfcompress import regularizers
 from tfcompress._arrays import to_numpy
+from tfcompress._ranking import largest
 from tfcompress._registry import near_miss
 from tfcompress.callbacks.training import sync
 from tfcompress.callbacks.zeros import Zeros
@@ -38,6 +39,11 @@ class ReachSparsity(keras.callbacks.Callback):
     groups that die together between two looks. Of what is still missing at the end of these epochs the
     groups of least life are set to zero at once; where the strength could do its work, they are nearly so.
 
+    No kernel dies out: where only the share `floor` of its groups is left, its own strength becomes 0, and
+    the others have to give what is missing. After each step that is looked at, and groups that one step
+    took below the floor are put back as they were before it. A penalty on `"depth"`, where a kernel is one
+    group, has no floor.
+
     Once the sparsity is reached, the strength is frozen. With `release` it becomes 0, the zero groups are
     held at zero, and what is left of the `fit` is fine-tuning.
 
@@ -56,6 +62,7 @@ class ReachSparsity(keras.callbacks.Callback):
             step is compiled anew after each.
         groups: which penalties to watch and to adapt, such as `"filters"`; None for all.
         threshold: a group with no weight above this magnitude counts as zero.
+        floor: the smallest share of each kernel's groups that lives on, at least one of them; 0 for none.
         change: the factor by which the strength changes at most after one look.
         bounds: the mean strength stays between these.
         release: what happens when the sparsity is reached; False leaves the strength as it is, and
@@ -65,10 +72,11 @@ class ReachSparsity(keras.callbacks.Callback):
             this file an interrupted training goes on with the strength that it had.
 
     Raises:
-        ValueError: an argument is out of range; when training begins: no kernel has such a penalty,
-            or a strength is 0.
+        ValueError: an argument is out of range; when training begins: no kernel has such a penalty, a
+            strength is 0, or the floor is in the way of the sparsity.
 
-    Warns at the end of training if the sparsity was not reached.
+    Warns at the end of training if the sparsity was not reached. `EarlyStopping(restore_best_weights=True)`
+    belongs before this callback in the list: it may put back weights of before.
 
     Departs from the paper, which gives strengths and no way to find them.
 
@@ -94,23 +102,25 @@ class ReachSparsity(keras.callbacks.Callback):
         looks: int = 20,
         groups: str | None = None,
         threshold: float = 1e-4,
+        floor: float = 0.1,
         change: float = 2.0,
         bounds: tuple[float, float] = (1e-8, 1e2),
         release: bool = True,
         backup: str | Path | None = None,
     ):
         super().__init__()
-        _check("sparsity", sparsity, "a number in (0, 1)", 0 < sparsity < 1)
-        _check("epochs", epochs, "None or at least 1", epochs is None or epochs >= 1)
-        _check("looks", looks, "at least 1", looks >= 1)
-        _check("threshold", threshold, "at least 0", threshold >= 0)
-        _check("change", change, "a factor above 1", change > 1)
-        _check("bounds", bounds, "two positive numbers in order", 0 < bounds[0] < bounds[1])
+        _check("sparsity", sparsity, "a number in (0, 1)", lambda: 0 < sparsity < 1)
+        _check("epochs", epochs, "None or at least 1", lambda: epochs is None or epochs >= 1)
+        _check("looks", looks, "at least 1", lambda: looks >= 1)
+        _check("threshold", threshold, "at least 0", lambda: threshold >= 0)
+        _check("floor", floor, "a share in [0, 1)", lambda: 0 <= floor < 1)
+        _check("change", change, "a factor above 1", lambda: change > 1)
+        _check("bounds", bounds, "two positive numbers in order", lambda: 0 < bounds[0] < bounds[1])
         if groups not in (None, *regularizers.GROUPS):
             raise ValueError(near_miss("groups", groups, regularizers.GROUPS))
-        _check("of", of, "'groups' or 'weights'", of in ("groups", "weights"))
+        _check("of", of, "'groups' or 'weights'", lambda: of in ("groups", "weights"))
         self.sparsity, self.of, self.epochs, self.looks = sparsity, of, epochs, looks
-        self.groups, self.threshold = groups, threshold
+        self.groups, self.threshold, self.floor = groups, threshold, floor
         self.change, self.bounds, self.release = change, bounds, release
         self.backup = None if backup is None else Path(backup)
         self._states: dict[int, _State] = {}  # by the optimizer's iterations
@@ -132,19 +142,31 @@ class ReachSparsity(keras.callbacks.Callback):
         # How the strengths differ from kernel to kernel stays as it was.
         self._shares = strengths / strengths.mean() if strengths.all() else np.ones(len(strengths))
         self._counts = self._shares_of_groups()
+        most = float(self._counts @ ~self._over_groups(self._protected))
+        if self.sparsity > most + 1e-9:
+            raise ValueError(
+                f"With floor={self.floor} at most {most:.3f} of the {self.of} can be zero, and "
+                f"sparsity={self.sparsity} is wanted. Lower one of them."
+            )
         self._state: _State | None = None
+        self._spared: dict[int, tuple[np.ndarray, np.ndarray]] = {}  # of a kernel: which weights, and all
         self._zeros = Zeros(self.model)
 
     def on_epoch_begin(self, epoch: int, logs: Any = None) -> None:
         self._epoch = epoch
         if self._state is None:  # not before, so that BackupAndRestore has put the weights back
             self._state = self._begun(epoch)
+            self._spare()
             self._follow(self._state)
 
     def on_train_batch_end(self, batch: int, logs: Any = None) -> None:
         steps = self.params.get("steps")
         if steps is not None and batch + 1 < steps:
             self._look(self._epoch + (batch + 1) / steps)
+        if self.floor and self._state is not None and not self._state.reached:
+            sync(self.model)
+            self._spare()
+            self._follow(self._state)
 
     def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
         assert self._state is not None
@@ -160,7 +182,11 @@ class ReachSparsity(keras.callbacks.Callback):
     def on_train_end(self, logs: Any = None) -> None:
         self._zeros.apply()
         self._zeros.release()
-        if self._state is not None and not self._state.reached:
+        if self._state is None:
+            return
+        for (_, lasso), share in zip(self._found, self._shares, strict=True):  # those at their floor, too
+            lasso.strength = float(self._state.strength * share)
+        if not self._state.reached:
             warnings.warn(
                 f"ReachSparsity(sparsity={self.sparsity}) got to {self._sparsity():.3f} only in "
                 f"training that was to take {self._planned} epochs for it. Train longer, or give it fewer "
@@ -199,13 +225,26 @@ class ReachSparsity(keras.callbacks.Callback):
         """Gives the penalties the strengths of this state, and holds the zeros once it is reached."""
         if state.reached and self.release:
             self._zeros.set(self._masks())
-        wanted = [float(state.strength * share) for share in self._shares]
+        wanted = [
+            0.0 if self._at_floor(weight, lasso, share) else float(state.strength * share)
+            for (weight, lasso), share in zip(self._found, self._shares, strict=True)
+        ]
         if wanted == [lasso.strength for _, lasso in self._found]:
             return
         for (_, lasso), strength in zip(self._found, wanted, strict=True):
             lasso.strength = strength
         if keras.backend.backend() != "tensorflow":  # where a compiled step holds the number, no variable
             self.model.make_train_function(force=True)
+
+    def _spare(self) -> None:
+        """Puts groups back where too few are left, and notes those that have to stay where not."""
+        for place, ((weight, lasso), share) in enumerate(zip(self._found, self._shares, strict=True)):
+            stay, values = self._protected(weight, lasso, share), to_numpy(weight)
+            if np.count_nonzero(~lasso.zeroed(weight, self.threshold)) >= np.count_nonzero(stay):
+                self._spared[place] = lasso.spread(stay, weight.shape), values
+            elif place in self._spared:
+                mask, before = self._spared[place]
+                weight.assign(np.where(mask, before, values))
 
     def _masks(self) -> list[tuple[keras.Variable, np.ndarray]]:
         masks: dict[int, tuple[keras.Variable, np.ndarray]] = {}
@@ -236,7 +275,18 @@ class ReachSparsity(keras.callbacks.Callback):
         return float(lives[order][min(last, len(lives) - 1)])
 
     def _lives(self, weight: Any, lasso: Any, share: float) -> np.ndarray:
-        return np.where(lasso.zeroed(weight, self.threshold), 0, lasso.lives(weight, share))
+        """That of groups which have to stay is infinite."""
+        lives = np.where(self._protected(weight, lasso, share), np.inf, lasso.lives(weight, share))
+        return np.where(lasso.zeroed(weight, self.threshold), 0, lives)
+
+    def _protected(self, weight: Any, lasso: Any, share: float) -> np.ndarray:
+        """The groups of most life, which have to stay: bool `(groups,)`."""
+        lives = lasso.lives(weight, share)
+        return largest(lives, math.ceil(self.floor * len(lives)) if len(lives) > 1 else 0)
+
+    def _at_floor(self, weight: Any, lasso: Any, share: float) -> bool:
+        stay = int(np.count_nonzero(self._protected(weight, lasso, share)))
+        return stay > 0 and int(np.count_nonzero(~lasso.zeroed(weight, self.threshold))) <= stay
 
     def _over_groups(self, measure: Callable[[Any, Any, float], np.ndarray]) -> np.ndarray:
         """A measure of every group of every kernel: `(groups,)`."""
@@ -289,6 +339,10 @@ class _State:
     reached: bool
 
 
-def _check(name: str, value: Any, expected: str, holds: bool) -> None:
-    if not holds:
+def _check(name: str, value: Any, expected: str, holds: Callable[[], bool]) -> None:
+    try:
+        good = holds()
+    except TypeError:  # a value that cannot be compared
+        good = False
+    if not good:
         raise ValueError(f"{name} must be {expected}, got {value!r}.")

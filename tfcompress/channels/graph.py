@@ -104,6 +104,13 @@ class ChannelGraph:
         """The groups that can be pruned."""
         return [group for group in self.groups if group.locked is None]
 
+    @property
+    def output_layers(self) -> set[str]:
+        """The layers whose channels are those of an output of the model, or coupled to them."""
+        classes = self.class_of[np.concatenate(self.ledger.outputs)]
+        producers = self.ledger.producers.items()
+        return {path for path, ids in producers if np.isin(self.class_of[ids], classes).any()}
+
     def summary(self) -> str:
         """A table of every group: its layers, its size, and why it is locked if it is."""
         rows = [("group", "size", "layers", "locked because")]
@@ -197,6 +204,7 @@ def trace(model: keras.Model, *, approximate: bool = False) -> ChannelGraph:
         for ref, shape in zip(refs, shapes, strict=True)
     ]
     for ids in rules.run(ledger, model, inputs, approximate):
+        ledger.outputs.append(np.unique(ids.array))
         ledger.lock(ids.array, "it makes the model's output")
     return _assemble(ledger, weight_shapes(model), approximate)
 

@@ -104,6 +104,7 @@ class Ledger:
     axes: dict[tuple[str, int], dict[int, Axis]] = field(default_factory=dict)
     balances: list[tuple[np.ndarray, ...]] = field(default_factory=list)
     parts: list[np.ndarray] = field(default_factory=list)
+    outputs: list[np.ndarray] = field(default_factory=list)
     edits: dict[str, list[Callable[[Keep], dict]]] = field(default_factory=dict)
     arguments: dict[tuple[str, int], Callable[[Keep], Any]] = field(default_factory=dict)
     unknown: dict[str, str] = field(default_factory=dict)

@@ -1,5 +1,6 @@
 """Masks without wrappers, for models that cannot be copied: constraints on the weights themselves."""
 
+import warnings
 from typing import Any
 
 import keras
@@ -8,6 +9,7 @@ import numpy as np
 from tfcompress import _kernels
 from tfcompress._arrays import to_numpy
 from tfcompress._names import Patterns, chosen
+from tfcompress.layers.masked import guard, unguard
 from tfcompress.layers.rules import MaskedWeight, MaskRule, link, masked_weights, unlink
 
 
@@ -61,6 +63,11 @@ def constrain(
         )
     if not model.built or not model.trainable_variables:
         raise ValueError(f"'{model.name}' has no weights yet. Build it, or call it on a batch of data.")
+    adapted = [layer.name for layer in _kernels._all_held(model) if getattr(layer, "lora_enabled", False)]
+    if adapted:
+        raise ValueError(
+            f"'{adapted[0]}' has LoRA adapters, which no mask hides; save and load the model to merge them."
+        )
     kernels = _kernels.by_layer(model)
     pairs = [pair for path in chosen(kernels, include, exclude) for pair in kernels[path]]
     taken = [weight.path for weight, _ in pairs if hasattr(weight, "masked")]
@@ -74,12 +81,16 @@ def constrain(
         mask = keras.Variable(kept, dtype="bool", trainable=False, name="mask")
         weight.constraint = MaskConstraint(mask, weight.constraint)
         link(MaskedWeight(weight, mask, layout, rule))
+    guard(model)
     _compile_anew(model)
     return masked_weights(model)
 
 
 def release(model: keras.Model) -> None:
     """Takes away what `constrain` put on; masked entries are zero, and free from now on.
+
+    Warns if some are not, because weights were put into the model after the last step under its masks, by
+    `load_weights` or `EarlyStopping(restore_best_weights=True)`: such weights stay as they are.
 
     Raises:
         ValueError: nothing in the model is constrained.
@@ -89,10 +100,18 @@ def release(model: keras.Model) -> None:
         raise ValueError(
             f"Nothing in '{model.name}' is masked by constraints, so there is nothing to release."
         )
+    changed = [masked.path for masked in constrained if masked.value[~masked.kept].any()]
+    if changed:
+        warnings.warn(
+            f"'{changed[0]}' is not zero where its mask says so: other weights were put into the model after "
+            "its last step of training. They stay as they are. Callbacks that put weights back, such as "
+            "EarlyStopping, belong before UpdateMasks in the list.",
+            stacklevel=2,
+        )
     for masked in constrained:
-        hide(masked)
         masked.weight.constraint = masked.weight.constraint.before
         unlink(masked)
+    unguard(model)
     _compile_anew(model)
 
 

@@ -1,6 +1,7 @@
 """Magnitude pruning: the smallest weights are masked, more and more of them while training goes on."""
 
 import math
+import numbers
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -56,8 +57,8 @@ class MagnitudePruning(MaskRule):
         _check_choice("scope", self.scope, COUNTS)
         _check_choice("pool", self.pool, POOLS)
         _check_pair("block", self.block)
-        if not 0 <= self.floor <= 1:
-            raise ValueError(f"floor must be a share in [0, 1], got {self.floor}.")
+        if not isinstance(self.floor, numbers.Real) or not 0 <= self.floor <= 1:
+            raise ValueError(f"floor must be a share in [0, 1], got {self.floor!r}.")
         if self.n_of_m is not None:
             self._check_n_of_m()
         schedules.get(self._sparsity)
@@ -109,7 +110,7 @@ class MagnitudePruning(MaskRule):
     def update(self, masked: Sequence[MaskedWeight], step: int) -> list[np.ndarray]:
         if self.n_of_m is not None:
             return [self._n_of_m_mask(weight) for weight in masked]
-        counts = COUNTS[self.scope](self, masked, self.schedule(step))
+        counts = COUNTS[self.scope](self, masked, schedules.check_sparsity(self.schedule(step)))
         pairs = zip(masked, counts, strict=True)  # one at a time: scores take more memory than masks
         return [self._spread(largest(self._scores(weight), count), weight) for weight, count in pairs]
 
@@ -178,4 +179,4 @@ def _check_pair(kind: str, pair: Any) -> None:
         and all(isinstance(size, int) and size > 0 for size in pair)
     )
     if not whole:
-        raise ValueError(f"{kind} is a pair of positive whole numbers, got {pair!r}.")
+        raise ValueError(f"{kind} is a tuple of two positive whole numbers, got {pair!r}.")

@@ -20,6 +20,8 @@ from tfcompress import _kernels, _settings
 from tfcompress._settings import revived
 from tfcompress.layers.rules import MaskedWeight, MaskRule, link, masked_weights
 
+_REPLACING = ("quantize", "enable_lora")  # methods that replace a kernel
+
 
 @keras.saving.register_keras_serializable(package="tfcompress")
 class MaskedLayer(keras.layers.Wrapper):
@@ -84,9 +86,7 @@ class MaskedLayer(keras.layers.Wrapper):
         self.masked = [self._mask(weight, layout) for weight, layout in pairs]
         for masked in self.masked:
             link(masked)
-        for layer in (self.layer, *_kernels._all_held(self.layer)):
-            for name in ("quantize", "enable_lora"):
-                object.__setattr__(layer, name, functools.partial(_refuse, self.name, name))
+        guard(self.layer)
 
     def _mask(self, weight: keras.Variable, layout: _kernels.Layout) -> MaskedWeight:
         mask = self.add_weight(
@@ -177,7 +177,7 @@ class MaskedLayer(keras.layers.Wrapper):
                 f"What was saved for '{self.name}' has masks of shapes {shapes}, for layer {place} of its "
                 f"model; expected {expected}, for layer {self.place}: the file was saved from a model that "
                 "is not wrapped, or wrapped in another way. Load it into a model like the one it was saved "
-                "from."
+                "from. Masks stay as they are, but Keras may have loaded the weights of layers by now."
             )
         for variable, value in zip(self._own, found, strict=True):
             variable.assign(value)
@@ -203,6 +203,24 @@ def is_masked(layer: keras.layers.Layer) -> bool:
     return isinstance(layer, MaskedLayer) or bool(masked_weights(layer))
 
 
+def has_adapters(layer: keras.layers.Layer) -> bool:
+    """Whether LoRA adds something to a kernel of the layer, or of one inside it."""
+    return any(getattr(part, "lora_enabled", False) for part in (layer, *_kernels._all_held(layer)))
+
+
+def guard(layer: keras.layers.Layer) -> None:
+    """Lets no method replace the kernels of the layer, and of those inside it."""
+    for part in (layer, *_kernels._all_held(layer)):
+        for name in _REPLACING:
+            object.__setattr__(part, name, functools.partial(_refuse, part.name, name))
+
+
+def unguard(layer: keras.layers.Layer) -> None:
+    for part in (layer, *_kernels._all_held(layer)):
+        for name in _REPLACING:
+            vars(part).pop(name, None)
+
+
 def _symbolic(arguments: Any) -> Any:
     """The arguments with symbols in place of tensors."""
     return keras.tree.map_structure(
@@ -218,5 +236,5 @@ def _symbolic(arguments: Any) -> Any:
 def _refuse(layer: str, method: str, *args: Any, **kwargs: Any) -> None:
     raise ValueError(
         f"{method}() would replace the kernel of '{layer}', which is masked. Make the masks final with "
-        f"tfcompress.strip(model) first, then call {method}()."
+        f"tfcompress.strip(model), or tfcompress.release(model), first; then call {method}()."
     )

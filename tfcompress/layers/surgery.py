@@ -1,6 +1,7 @@
 """Dynamic network surgery (Guo et al. 2016): connections are cut while training, and spliced back."""
 
 import itertools
+import numbers
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar
@@ -71,9 +72,12 @@ class DynamicNetworkSurgery(MaskRule):
     def __post_init__(self) -> None:
         if self.sparsity is not None:
             check_sparsity(self.sparsity)
-        for name in ("gamma", "power", "stop"):
-            if getattr(self, name) < 0:
-                raise ValueError(f"{name} must not be negative, got {getattr(self, name)}.")
+        for name in ("c_rate", "gamma", "power", "stop"):
+            value = getattr(self, name)
+            if not isinstance(value, numbers.Real):
+                raise ValueError(f"{name} must be a number, got {value!r}.")
+            if name != "c_rate" and value < 0:
+                raise ValueError(f"{name} must not be negative, got {value}.")
         if self.stop < 1:
             raise ValueError(
                 "stop=0 ends the surgery before it begins; give the step at which masks are final."

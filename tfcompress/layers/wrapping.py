@@ -1,5 +1,6 @@
 """Masks for a whole model: put on, and taken off again."""
 
+import warnings
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -9,7 +10,7 @@ import numpy as np
 from tfcompress import _calls, _cloning, _kernels
 from tfcompress._arrays import to_numpy
 from tfcompress._names import Patterns, chosen
-from tfcompress.layers.masked import MaskedLayer, is_masked
+from tfcompress.layers.masked import MaskedLayer, has_adapters, is_masked
 from tfcompress.layers.rules import MaskRule, masked_weights
 
 Wrap = Callable[[keras.layers.Layer], keras.layers.Layer]
@@ -25,8 +26,9 @@ def wrap(
     """Returns a copy of a model in which layers with kernels are masked.
 
     Train it with `callbacks.UpdateMasks()`; then `strip` gives a stock Keras model with the masks folded in.
-    The copy has the same layer names, weights, compile and optimizer state. Inside nested models layers
-    are wrapped one by one, a layer in a Keras wrapper (TimeDistributed, Bidirectional) together with that.
+    The copy has the same layer names, weights, compile and optimizer state; with that it has the count of
+    steps, on which schedules go: `compile()` it anew to begin at step 0. Inside nested models layers are
+    wrapped one by one, a layer in a Keras wrapper (TimeDistributed, Bidirectional) together with that.
     To give layers different rules, wrap several times.
 
     Args:
@@ -74,6 +76,8 @@ def wrap(
         if path not in paths:
             return copied(operation)
         made = make(copied(operation))
+        if not isinstance(made, keras.layers.Layer):
+            raise ValueError(f"The wrapper must return a layer, got {made!r} for '{path}'.")
         if isinstance(made, MaskedLayer):
             made.place = places[path]
         return made
@@ -88,6 +92,8 @@ def strip(model: keras.Model) -> keras.Model:
     """Returns a copy of a model without its masks: what they hide is zero, and outputs are equal.
 
     The copy consists of the layers that were wrapped, under their names, and loads without tfcompress.
+
+    Warns if a rule was to make masks and none hides anything: training lacked `callbacks.UpdateMasks()`.
 
     Args:
         model: a built functional or Sequential model. It is not changed.
@@ -115,6 +121,12 @@ def strip(model: keras.Model) -> keras.Model:
             f"The mask of '{left[0].path}' is held by another layer, out of which it cannot be taken. Mask "
             "the outermost layer, as MaskedLayer(TimeDistributed(layer)) does."
         )
+    if any(wrapper.rule for wrapper in wrappers.values()) and all(mask.all() for mask in masks.values()):
+        warnings.warn(
+            f"No mask of '{model.name}' hides anything, so that it comes back dense. Was it trained with "
+            "callbacks=[tfcompress.callbacks.UpdateMasks()]?",
+            stacklevel=2,
+        )
     return stripped
 
 
@@ -133,6 +145,8 @@ def _outermost(model: keras.Model) -> Iterator[tuple[str, keras.layers.Layer]]:
 def _why_not(layer: keras.layers.Layer) -> str:
     if is_masked(layer):
         return "masked already"
+    if has_adapters(layer):
+        return "it has LoRA adapters, which no mask hides; save and load the model to merge them"
     return "" if _kernels.kernels(layer) else f"{type(layer).__name__} has no kernel"
 
 

@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 
 import keras
 
-from tfcompress import _calls, _cloning, _kernels, constraints, regularizers
+from tfcompress import _calls, _cloning, _kernels, channels, constraints, regularizers
 from tfcompress._names import Patterns, chosen
 
 _Read = Callable[[keras.Model], _calls.Recipe]
@@ -56,14 +56,15 @@ def attach(
     one last. The copy has the weights, compile and optimizer state of the model, and says in its
     attribute `attached` which kernels have it now and which layers were left alone.
 
-    A penalty on `"depth"` goes only to layers around which a shortcut leads.
+    A penalty on `"depth"` goes only to layers around which a shortcut leads, one on `"filters"` only to
+    layers whose outputs are not those of the model, such as the classes.
 
     Args:
         model: a built functional or Sequential model. It is not changed.
         addition: a `keras.regularizers.Regularizer` or `keras.constraints.Constraint`.
         include: layer names or regular expressions; only the kernels of these layers get it.
         exclude: likewise, those do not. The paper leaves out the channels and shapes of the first
-            layer, which has few, and the filters of the last, which are the classes.
+            layer, which has few.
 
     Raises:
         ValueError: the model is subclassed or unbuilt, the addition is neither, a name is unknown,
@@ -72,16 +73,17 @@ def attach(
     >>> x = keras.Input((8, 8, 3))
     >>> y = keras.layers.Flatten()(keras.layers.Conv2D(16, 3, name="stem")(x))
     >>> model = keras.Model(x, keras.layers.Dense(2, name="head")(y))
-    >>> sparse = attach(model, regularizers.GroupLasso("filters", 1e-3), exclude="head")
+    >>> sparse = attach(model, regularizers.GroupLasso("filters", 1e-3))
     >>> sparse.attached.kernels, sparse.attached.untouched
-    ({'stem': ('kernel',)}, {'head': 'excluded'})
+    ({'stem': ('kernel',)}, {'head': "its filters are the model's outputs"})
     """
     kind = _kind(addition)
     _calls.check_functional(model)
     sites, untouched = _sites(model, kind)
     wanted = set(chosen(dict.fromkeys(site.path for site in sites), include, exclude))
     read = functools.cache(_calls.read)
-    refused = {site.path: reason for site in sites if (reason := _misfit(model, site, addition, read))}
+    last = channels.trace(model).output_layers if _groups(addition, "filters") else set()
+    refused = {site.path: reason for site in sites if (reason := _misfit(model, site, addition, read, last))}
     taken = [site for site in sites if site.path in wanted and site.path not in refused]
     refused = {path: reason for path, reason in refused.items() if path in wanted}
     if not taken:
@@ -148,10 +150,16 @@ def _sites_of(path: str, layer: Any, kind: str) -> Iterator[_Site]:
             yield _Site(path, layer, weight, layout, entry)
 
 
-def _misfit(model: keras.Model, site: _Site, addition: Any, read: _Read) -> str | None:
+def _groups(addition: Any, groups: str) -> bool:
+    return any(lasso.groups == groups for lasso in regularizers.lassos(addition))
+
+
+def _misfit(model: keras.Model, site: _Site, addition: Any, read: _Read, last: set[str]) -> str | None:
     """Why this kernel cannot be grouped as the addition wants it; None if it can."""
     found = regularizers.lassos(addition)
-    if any(lasso.groups == "depth" for lasso in found) and not _bypassed(model, site.path, read):
+    if site.path in last:
+        return "its filters are the model's outputs"
+    if _groups(addition, "depth") and not _bypassed(model, site.path, read):
         return "no shortcut leads around it, so that a depth of zero would cut the model in two"
     try:
         for lasso in found:

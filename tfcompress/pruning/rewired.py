@@ -53,10 +53,11 @@ class _Rewiring:
         inputs = [type(source).from_config(_calls.config_of(source)) for source in sources]
         values = recipe.values([layer.output for layer in inputs], self.call)
         structures = (recipe.inputs, recipe.outputs)
-        made = keras.Model(*keras.tree.map_structure(values.get, structures), name=model.name)
-        if isinstance(model, keras.Sequential) and made.layers == made.operations:
-            return keras.Sequential(made.layers, name=model.name)
-        return made
+        inputs, outputs = keras.tree.map_structure(values.get, structures)
+        if not isinstance(model, keras.Sequential):
+            return _calls.made_like(model, inputs, outputs)
+        made = keras.Model(inputs, outputs, name=model.name)
+        return _calls.made_like(model, made.layers) if made.layers == made.operations else made
 
     def call(self, step: _calls.Call, args: Any, kwargs: dict) -> Any:
         change = self.calls.get((self.paths[id(step.operation)], step.index))

@@ -11,6 +11,7 @@ import numpy as np
 from tfcompress import _calls, _cloning, channels
 from tfcompress.channels import ChannelGraph, fold
 from tfcompress.channels.constants import Seen, watch
+from tfcompress.channels.ids import Ids
 from tfcompress.pruning.prune import untouched
 from tfcompress.pruning.removed import Removed, removals
 from tfcompress.pruning.rewired import Change, rewired
@@ -76,7 +77,7 @@ def remove_zeroed(model: keras.Model, *, approximate: bool = False) -> keras.Mod
     _calls.check_functional(model)
     cut, branches = _without_branches(model)
     graph = channels.trace(cut)
-    seen = _seen(cut)
+    seen = _seen(cut, graph)
     keep, kept_constants = _keep(cut, graph, seen, approximate)
     folded = _folded(cut, graph, keep, seen)
     small = channels.shrink(folded, channels.trace(folded), keep)
@@ -234,15 +235,40 @@ class _Reading(NamedTuple):
     reason: str
 
 
-_AllSeen = Mapping[str, list[Seen]]
+@dataclass(frozen=True)
+class _AllSeen:
+    """What each call reads, by layer path.
+
+    `holders` are layers that can hold constants in their bias, `others` those in which only zeros are known
+    to make no difference: recurrent layers, attention, layers inside TimeDistributed.
+    """
+
+    holders: Mapping[str, list[Seen]]
+    others: Mapping[str, list[Seen]]
 
 
-def _seen(model: keras.Model) -> _AllSeen:
-    """layer path -> what each of its calls reads, for layers that can hold constants in their bias."""
-    calls: dict[str, list[Seen]] = {}
-    for seen in watch(model, lambda operation: type(operation) in fold._READERS, through=False):
+def _seen(model: keras.Model, graph: ChannelGraph) -> _AllSeen:
+    holders: dict[str, list[Seen]] = {}
+    others: dict[str, list[Seen]] = {}
+    for seen in watch(model, fold._reads(model, graph), through=False):
+        calls = holders if type(seen.operation) in fold._READERS else others
         calls.setdefault(seen.path, []).append(seen)
-    return calls
+    return _AllSeen(holders, others)
+
+
+def _zeros(graph: ChannelGraph, calls: list[Seen]) -> np.ndarray:
+    """Of every channel whether these calls are given it, and given nothing but zeros: bool `(ids,)`."""
+    given, zero = np.zeros(len(graph.class_of), bool), np.ones(len(graph.class_of), bool)
+    for call in calls:
+        tensors = graph.ledger.tensors[call.path, call.number]
+        for ids, values, same in zip(tensors, call.values, call.same, strict=True):
+            if not isinstance(ids, Ids):
+                continue
+            given[ids.array] = True
+            fits = all(values.shape[axis] == ids.array.shape[axis] for axis in ids.varying)
+            moved = np.broadcast_to(ids.array, values.shape)[~(same & (values == 0))] if fits else ids.array
+            zero[moved] = False
+    return given & zero
 
 
 def _keep(
@@ -281,8 +307,14 @@ def _balanced(graph: ChannelGraph, keep: dict[str, np.ndarray]) -> dict[str, np.
 
 
 def _readings(graph: ChannelGraph, seen: _AllSeen, approximate: bool) -> Iterator[_Reading]:
+    zeros = {path: _zeros(graph, calls) for path, calls in seen.others.items()}
     for path, axis in _reading_axes(graph):
-        yield _reading(axis.ids, path, seen.get(path, []), approximate)
+        reader = next((outer for outer in zeros if f"{path}/".startswith(f"{outer}/")), None)
+        if reader is None:
+            yield _reading(axis.ids, path, seen.holders.get(path, []), approximate)
+        else:
+            ids = axis.ids.ravel()
+            yield _Reading(ids, zeros[reader][ids], zeros[reader][ids], "")
 
 
 def _reading_axes(graph: ChannelGraph) -> Iterator[tuple[str, Any]]:
@@ -344,10 +376,10 @@ def _folded(
     kept = graph.keep_ids(keep)
     shares: dict[str, np.ndarray] = {}
     for path, axis in _reading_axes(graph):
-        if axis.ids.ndim == 1 and len(seen.get(path, [])) == 1:
-            share = _share(seen[path][0], ~kept[axis.ids])
+        if axis.ids.ndim == 1 and len(seen.holders.get(path, [])) == 1:
+            share = _share(seen.holders[path][0], ~kept[axis.ids])
             shares |= {} if share is None else {path: share}
-    layers = {path: seen[path][0].operation for path in shares}
+    layers = {path: seen.holders[path][0].operation for path in shares}
     lacking = {path: _biased(layer) for path, layer in layers.items() if not layer.use_bias}
     copy = rewired(model, layers=lacking)
     targets = dict(_calls.walk(copy))

@@ -32,7 +32,8 @@ What differs:
 * `PolynomialDecay` with `begin_step == end_step` gives its final sparsity in that step; tfmot gives NaN.
 * Steps are those of `optimizer.iterations`: another `fit` goes on, compiling anew begins anew. tfmot
   counts in the wrappers.
-* A `fit` in which no mask is updated, and none was before, is refused; so are models without kernels, and
+* A `fit` in which `UpdatePruningStep` updates no mask, and none was before, is refused; without that callback
+  `strip_pruning` warns, where tfmot fails in `fit`. Refused, too, are models without kernels, and
   stripping what is not pruned. tfmot lets them pass.
 * More kinds of layers can be pruned: Conv1DTranspose, EinsumDense, ConvLSTM, Bidirectional, TimeDistributed.
   Layers without kernels are not wrapped, and wrapped ones keep their names.

@@ -14,6 +14,10 @@ class UpdatePruningStep(UpdateMasks):
     def __init__(self) -> None:
         super().__init__()
 
+    def on_epoch_end(self, batch: Any = None, logs: Any = None) -> None:
+        """tfmot calls the number of the epoch `batch`, and loops of one's own pass it by that name."""
+        super().on_epoch_end(batch, logs)
+
 
 class PruningSummaries(keras.callbacks.TensorBoard):
     """TensorBoard with the sparsity of every masked weight, as `<path of the weight>/sparsity`.
