@@ -1,0 +1,111 @@
+"""The core, compiled with g++ and called through ctypes."""
+
+import ctypes
+import functools
+import platform
+import subprocess
+import tempfile
+from pathlib import Path
+
+import numpy as np
+
+SOURCES = Path(__file__).parents[1] / "core"
+FLAGS = "-O2 -std=c++17 -fPIC -fvisibility=hidden -Wall -Wextra -fno-math-errno -fno-trapping-math".split()
+FLAGS_OF = {
+    "lanes_avx512": ["-mavx512f", "-mprefer-vector-width=512", "-Wno-maybe-uninitialized"],
+    "lanes_avx2": ["-mavx2", "-mfma", "-Wno-maybe-uninitialized"],
+}
+OK, BAD_ARGUMENT, BAD_SHAPE, NOT_FINITE, TOO_LARGE, NOT_ON_THIS_CPU, NO_MEMORY = range(7)
+ACTIVATIONS = {None: 0, "relu": 1, "relu6": 2}
+_FIELDS = (
+    "height width channels filters kernel_height kernel_width stride_height stride_width "
+    "dilation_height dilation_width pad_top pad_bottom pad_left pad_right groups"
+).split()
+_POINTER = ctypes.c_void_p
+
+
+class Shape(ctypes.Structure):
+    """`tfc_shape`; what is not given is 1, paddings 0."""
+
+    _fields_ = [(name, ctypes.c_int32) for name in _FIELDS]
+
+    def __init__(self, **sizes: int):
+        default = {name: 0 if name.startswith("pad") else 1 for name in _FIELDS}
+        super().__init__(**{**default, **sizes})
+
+    @property
+    def weights(self) -> tuple[int, ...]:
+        return self.kernel_height, self.kernel_width, self.channels // self.groups, self.filters
+
+
+@functools.cache
+def library() -> ctypes.CDLL:
+    folder = Path(tempfile.mkdtemp(prefix="tfcompress-core-"))
+    x86 = platform.machine() in ("x86_64", "AMD64")
+    objects = []
+    for source in sorted(SOURCES.glob("*.cc")):
+        objects.append(folder / f"{source.stem}.o")
+        own = FLAGS_OF.get(source.stem, []) if x86 else []
+        subprocess.run(["g++", *FLAGS, *own, "-c", str(source), "-o", str(objects[-1])], check=True)
+    file = folder / "core.so"
+    subprocess.run(["g++", "-shared", "-pthread", *map(str, objects), "-o", str(file)], check=True)
+    core = ctypes.CDLL(str(file))
+    for name in ("tfc_kernel_name", "tfc_plan_kernel", "tfc_status_message"):
+        getattr(core, name).restype = ctypes.c_char_p
+    number, text = ctypes.c_int32, ctypes.c_char_p
+    core.tfc_plan_kernel.argtypes = core.tfc_plan_destroy.argtypes = [_POINTER]
+    core.tfc_output_size.argtypes = [_POINTER] * 3
+    core.tfc_plan_create.argtypes = [_POINTER, _POINTER, _POINTER, number, text, _POINTER]
+    core.tfc_plan_run.argtypes = [_POINTER, _POINTER, _POINTER, number, number]
+    core.tfc_reference.argtypes = [_POINTER, _POINTER, _POINTER, number, _POINTER, _POINTER, number]
+    return core
+
+
+def kernels() -> list[str]:
+    """Those that this processor supports."""
+    found = []
+    while name := library().tfc_kernel_name(len(found)):
+        found.append(name.decode())
+    return [name for index, name in enumerate(found) if library().tfc_kernel_supported(index)]
+
+
+def pointer(array: np.ndarray | None) -> _POINTER | None:
+    return None if array is None else array.ctypes.data_as(_POINTER)
+
+
+def output_shape(shape: Shape) -> tuple[int, int, int]:
+    height, width = ctypes.c_int32(), ctypes.c_int32()
+    status = library().tfc_output_size(ctypes.byref(shape), ctypes.byref(height), ctypes.byref(width))
+    if status != OK:
+        raise ValueError(library().tfc_status_message(status).decode())
+    return height.value, width.value, shape.filters
+
+
+def create(shape, weights, bias=None, activation=None, kernel: str | None = None) -> tuple[int, _POINTER]:
+    """The status and the plan."""
+    plan = _POINTER()
+    name = None if kernel is None else kernel.encode()
+    number = ACTIVATIONS.get(activation, activation)
+    at = None if shape is None else ctypes.byref(shape)
+    arguments = at, pointer(weights), pointer(bias), number, name, ctypes.byref(plan)
+    return library().tfc_plan_create(*arguments), plan
+
+
+def convolve(
+    shape: Shape, weights, bias, activation, x: np.ndarray, kernel: str | None = None, threads: int = 1
+) -> np.ndarray:
+    status, plan = create(shape, weights, bias, activation, kernel)
+    assert status == OK, library().tfc_status_message(status)
+    out = np.full((len(x), *output_shape(shape)), np.nan, "float32")
+    try:
+        assert library().tfc_plan_run(plan, pointer(x), pointer(out), len(x), threads) == OK
+    finally:
+        library().tfc_plan_destroy(plan)
+    return out
+
+
+def reference(shape: Shape, weights, bias, activation, x: np.ndarray) -> np.ndarray:
+    out = np.full((len(x), *output_shape(shape)), np.nan, "float32")
+    arguments = pointer(weights), pointer(bias), ACTIVATIONS[activation], pointer(x), pointer(out), len(x)
+    assert library().tfc_reference(ctypes.byref(shape), *arguments) == OK
+    return out
