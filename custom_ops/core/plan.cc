@@ -14,16 +14,28 @@
 #include "threads.h"
 #include "tiling.h"
 
+namespace tfc {
+
+// All of a plan but its numbers.
+struct Structure {
+  const Kernel* kernel;
+  tfc_shape shape;
+  OutputSize size;
+  Range range;
+  Tiling tiling;
+  Stream stream;
+};
+
+}  // namespace tfc
+
 struct tfc_plan {
   tfc_plan() { tfc::AddScratchUser(); }
   ~tfc_plan() { tfc::RemoveScratchUser(); }
+  tfc_plan(const tfc_plan&) = delete;
+  tfc_plan& operator=(const tfc_plan&) = delete;
 
-  const tfc::Kernel* kernel;
-  tfc_shape shape;
-  tfc::OutputSize size;
-  tfc::Range range;
-  tfc::Tiling tiling;
-  tfc::Stream stream;
+  std::shared_ptr<const tfc::Structure> structure;
+  std::vector<float> values;  // in the order of the stream
   std::vector<float> bias;
 };
 
@@ -68,23 +80,40 @@ void Flatten(tfc_shape* s, OutputSize* size) {
   *size = {1, s->width};
 }
 
-tfc_status MakePlan(const tfc_shape& shape, const float* weights, const float* bias, tfc_activation activation,
-                    const char* kernel, std::unique_ptr<tfc_plan>* made) {
+tfc_status MakeStructure(const tfc_shape& shape, const tfc_weights& weights, tfc_activation activation,
+                         const char* kernel, std::shared_ptr<const Structure>* made) {
+  auto structure = std::make_shared<Structure>();
+  structure->shape = shape;
+  if (const auto status = CheckShape(shape, &structure->size)) return status;
+  if (const auto status = CheckIndices(shape, weights)) return status;
+  if (const auto status = CheckActivation(activation, &structure->range)) return status;
+  if (const auto status = FindKernel(kernel, &structure->kernel)) return status;
+  Flatten(&structure->shape, &structure->size);
+  AssignPlanes(structure->shape, weights, &structure->stream);
+  const Work work = {weights.count, structure->stream.plane_count};
+  structure->tiling = ChooseTiling(*structure->kernel, structure->shape, structure->size, work);
+  if (structure->tiling.tile.run == nullptr) return TFC_TOO_LARGE;
+  FillStream(structure->shape, weights, structure->tiling, &structure->stream);
+  *made = std::move(structure);
+  return TFC_OK;
+}
+
+tfc_status MakePlan(std::shared_ptr<const Structure> structure, const float* values, const float* bias,
+                    tfc_plan** made) {
+  const std::vector<int32_t>& source = structure->stream.source;
+  const int32_t filters = structure->shape.filters;
+  if (values == nullptr && !source.empty()) return TFC_BAD_ARGUMENT;
+  if (const auto status = CheckFinite(values, static_cast<int64_t>(source.size()))) return status;
+  if (bias != nullptr) {
+    if (const auto status = CheckFinite(bias, filters)) return status;
+  }
   auto plan = std::make_unique<tfc_plan>();
-  plan->shape = shape;
-  if (const auto status = CheckShape(shape, &plan->size)) return status;
-  if (const auto status = CheckWeights(shape, weights, bias)) return status;
-  if (const auto status = CheckActivation(activation, &plan->range)) return status;
-  if (const auto status = FindKernel(kernel, &plan->kernel)) return status;
-  Flatten(&plan->shape, &plan->size);
-  Work work;
-  UsedChannels(plan->shape, weights, &plan->stream, &work);
-  plan->tiling = ChooseTiling(*plan->kernel, plan->shape, plan->size, work);
-  if (plan->tiling.tile.run == nullptr) return TFC_TOO_LARGE;
-  FillStream(plan->shape, weights, plan->tiling, &plan->stream);
-  plan->bias.assign(shape.filters, 0.0f);
-  if (bias != nullptr) std::copy_n(bias, shape.filters, plan->bias.begin());
-  *made = std::move(plan);
+  plan->values.reserve(source.size());
+  for (const int32_t place : source) plan->values.push_back(values[place]);
+  plan->bias.assign(filters, 0.0f);
+  if (bias != nullptr) std::copy_n(bias, filters, plan->bias.begin());
+  plan->structure = std::move(structure);
+  *made = plan.release();
   return TFC_OK;
 }
 
@@ -102,17 +131,18 @@ class Runner {
  public:
   Runner(const tfc_plan& plan, const float* input, float* output)
       : plan_(plan),
-        tiling_(plan.tiling),
+        structure_(*plan.structure),
+        tiling_(structure_.tiling),
         input_(input),
         output_(output),
         plane_floats_(static_cast<ptrdiff_t>(tiling_.plane_lines) * kLanes),
         sum_floats_(static_cast<ptrdiff_t>(tiling_.Vectors()) * kLanes),
         pixels_(static_cast<size_t>(tiling_.Positions()) * kLanes),
-        scratch_(PlaneFloats() + SumFloats() + plan.shape.channels),
+        scratch_(PlaneFloats() + SumFloats() + structure_.shape.channels),
         planes_(scratch_.data()),
         sums_(planes_ + PlaneFloats()),
         zeros_(sums_ + SumFloats()) {
-    if (planes_ != nullptr) std::fill_n(zeros_, plan.shape.channels, 0.0f);
+    if (planes_ != nullptr) std::fill_n(zeros_, structure_.shape.channels, 0.0f);
   }
 
   bool Ready() const { return planes_ != nullptr; }
@@ -121,7 +151,7 @@ class Runner {
     task_ = task;
     FindPixels();
     for (int32_t c = 0; c < task.chunks; ++c) {
-      const Chunk& chunk = plan_.stream.chunks[task.first_chunk + c];
+      const Chunk& chunk = structure_.stream.chunks[task.first_chunk + c];
       for (const Step& step : chunk.steps) {
         PackBlock(step);
         SumBlock(chunk, step);
@@ -132,7 +162,7 @@ class Runner {
 
  private:
   size_t PlaneFloats() const { return plane_floats_ * (tiling_.block_channels + 1); }
-  size_t SumFloats() const { return sum_floats_ * plan_.stream.chunks.front().filters; }
+  size_t SumFloats() const { return sum_floats_ * structure_.stream.chunks.front().filters; }
 
   // The first output of a lane's tile.
   int32_t TileRow(int lane) const {
@@ -143,7 +173,7 @@ class Runner {
   }
 
   void FindPixels() {
-    const tfc_shape& s = plan_.shape;
+    const tfc_shape& s = structure_.shape;
     const float* image = input_ + task_.image * int64_t{s.height} * s.width * s.channels;
     for (int lane = 0; lane < kLanes; ++lane) {
       const int64_t top = int64_t{TileRow(lane)} * s.stride_height - s.pad_top;
@@ -162,31 +192,31 @@ class Runner {
   }
 
   void PackBlock(const Step& step) {
-    plan_.kernel->pack({pixels_.data(), tiling_.Positions(), plan_.stream.planes.data(), step.first_channel,
-                        step.end_channel, plan_.shape.channels, step.first_plane, step.planes, planes_, plane_floats_});
+    structure_.kernel->pack({pixels_.data(), tiling_.Positions(), structure_.stream.planes.data(), step.first_channel,
+                        step.end_channel, structure_.shape.channels, step.first_plane, step.planes, planes_, plane_floats_});
   }
 
   void SumBlock(const Chunk& chunk, const Step& step) {
-    const Stream& stream = plan_.stream;
+    const Stream& stream = structure_.stream;
     TileJob job;
     job.counts = stream.counts.data() + step.first_count;
     job.slots = stream.slots.data() + step.first_count;
     job.lines = stream.lines.data() + step.first_weight;
-    job.values = stream.values.data() + step.first_weight;
+    job.values = plan_.values.data() + step.first_weight;
     job.filters = chunk.filters;
     job.input = planes_;
     job.row_bytes = static_cast<ptrdiff_t>(tiling_.columns.source.size()) * kLanes * sizeof(float);
     job.sums = sums_;
     job.bias = &step == &chunk.steps.front() ? plan_.bias.data() + chunk.first_filter : nullptr;
     job.last = &step == &chunk.steps.back();
-    job.low = plan_.range.low;
-    job.high = plan_.range.high;
+    job.low = structure_.range.low;
+    job.high = structure_.range.high;
     tiling_.tile.run(job);
   }
 
   void UnpackTile(const Chunk& chunk) {
-    const OutputSize size = plan_.size;
-    float* image = output_ + task_.image * int64_t{size.height} * size.width * plan_.shape.filters;
+    const OutputSize size = structure_.size;
+    float* image = output_ + task_.image * int64_t{size.height} * size.width * structure_.shape.filters;
     for (int32_t r = 0; r < tiling_.tile.rows; ++r) {
       for (int32_t c = 0; c < tiling_.tile.columns; ++c) {
         float* pixels[kLanes];
@@ -194,15 +224,16 @@ class Runner {
           const int64_t y = TileRow(lane) + r, x = TileColumn(lane) + c;
           const bool on = y < size.height && x < size.width;
           pixels[lane] =
-              on ? image + (y * size.width + x) * plan_.shape.filters + chunk.first_filter : nullptr;
+              on ? image + (y * size.width + x) * structure_.shape.filters + chunk.first_filter : nullptr;
         }
         const float* from = sums_ + (r * tiling_.tile.columns + c) * kLanes;
-        plan_.kernel->unpack({pixels, chunk.filters, from, sum_floats_});
+        structure_.kernel->unpack({pixels, chunk.filters, from, sum_floats_});
       }
     }
   }
 
   const tfc_plan& plan_;
+  const Structure& structure_;
   const Tiling& tiling_;
   const float* input_;
   float* output_;
@@ -214,8 +245,8 @@ class Runner {
 };
 
 tfc_status Run(const tfc_plan& plan, const float* input, float* output, int32_t batch, int32_t threads) {
-  const Tiling& tiling = plan.tiling;
-  const auto chunks = static_cast<int32_t>(plan.stream.chunks.size());
+  const Tiling& tiling = plan.structure->tiling;
+  const auto chunks = static_cast<int32_t>(plan.structure->stream.chunks.size());
   const int64_t regions = int64_t{batch} * tiling.region_rows * tiling.region_columns;
   // Few regions are shared out by chunks of filters; each thread then packs its own copy.
   const auto parts = static_cast<int32_t>(
@@ -277,15 +308,24 @@ tfc_status tfc_output_size(const tfc_shape* shape, int32_t* out_height, int32_t*
   return TFC_OK;
 }
 
-tfc_status tfc_plan_create(const tfc_shape* shape, const float* weights, const float* bias,
+tfc_status tfc_plan_create(const tfc_shape* shape, const tfc_weights* weights, const float* bias,
                            tfc_activation activation, const char* kernel, tfc_plan** plan) {
-  if (shape == nullptr || plan == nullptr) return TFC_BAD_ARGUMENT;
+  if (shape == nullptr || weights == nullptr || plan == nullptr) return TFC_BAD_ARGUMENT;
   *plan = nullptr;
   try {
-    std::unique_ptr<tfc_plan> made;
-    const auto status = tfc::MakePlan(*shape, weights, bias, activation, kernel, &made);
-    *plan = made.release();
-    return status;
+    std::shared_ptr<const tfc::Structure> structure;
+    if (const auto status = tfc::MakeStructure(*shape, *weights, activation, kernel, &structure)) return status;
+    return tfc::MakePlan(std::move(structure), weights->values, bias, plan);
+  } catch (const std::bad_alloc&) {
+    return TFC_NO_MEMORY;
+  }
+}
+
+tfc_status tfc_plan_with_values(const tfc_plan* plan, const float* values, const float* bias, tfc_plan** other) {
+  if (plan == nullptr || other == nullptr) return TFC_BAD_ARGUMENT;
+  *other = nullptr;
+  try {
+    return tfc::MakePlan(plan->structure, values, bias, other);
   } catch (const std::bad_alloc&) {
     return TFC_NO_MEMORY;
   }
@@ -304,4 +344,4 @@ tfc_status tfc_plan_run(const tfc_plan* plan, const float* input, float* output,
 
 void tfc_plan_destroy(tfc_plan* plan) { delete plan; }
 
-const char* tfc_plan_kernel(const tfc_plan* plan) { return plan == nullptr ? "" : plan->kernel->name; }
+const char* tfc_plan_kernel(const tfc_plan* plan) { return plan == nullptr ? "" : plan->structure->kernel->name; }

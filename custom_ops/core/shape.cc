@@ -27,13 +27,6 @@ bool Addressable(Counts... counts) {
   return product < kLargest;
 }
 
-bool AllFinite(const float* values, int64_t count) {
-  for (int64_t i = 0; i < count; ++i) {
-    if (!std::isfinite(values[i])) return false;
-  }
-  return true;
-}
-
 }  // namespace
 
 tfc_status CheckShape(const tfc_shape& s, OutputSize* size) {
@@ -58,11 +51,27 @@ tfc_status CheckShape(const tfc_shape& s, OutputSize* size) {
   return TFC_OK;
 }
 
-tfc_status CheckWeights(const tfc_shape& s, const float* weights, const float* bias) {
-  if (weights == nullptr) return TFC_BAD_ARGUMENT;
-  const int64_t count = int64_t{s.kernel_height} * s.kernel_width * (s.channels / s.groups) * s.filters;
-  const bool finite = AllFinite(weights, count) && (bias == nullptr || AllFinite(bias, s.filters));
-  return finite ? TFC_OK : TFC_NOT_FINITE;
+int64_t WeightCount(const tfc_shape& s) {
+  return int64_t{s.kernel_height} * s.kernel_width * (s.channels / s.groups) * s.filters;
+}
+
+tfc_status CheckFinite(const float* values, int64_t count) {
+  for (int64_t i = 0; i < count; ++i) {
+    if (!std::isfinite(values[i])) return TFC_NOT_FINITE;
+  }
+  return TFC_OK;
+}
+
+tfc_status CheckIndices(const tfc_shape& shape, const tfc_weights& weights) {
+  const bool missing = weights.count > 0 && (weights.indices == nullptr || weights.values == nullptr);
+  if (weights.count < 0 || missing) return TFC_BAD_ARGUMENT;
+  const int64_t end = WeightCount(shape);
+  int64_t before = -1;
+  for (int64_t i = 0; i < weights.count; ++i) {
+    if (weights.indices[i] <= before || weights.indices[i] >= end) return TFC_BAD_ARGUMENT;
+    before = weights.indices[i];
+  }
+  return TFC_OK;
 }
 
 tfc_status CheckActivation(tfc_activation activation, Range* range) {

@@ -16,7 +16,9 @@ struct Range {
 };
 
 tfc_status CheckShape(const tfc_shape& shape, OutputSize* size);
-tfc_status CheckWeights(const tfc_shape& shape, const float* weights, const float* bias);
+int64_t WeightCount(const tfc_shape& shape);  // of a valid one, pruned weights included
+tfc_status CheckFinite(const float* values, int64_t count);
+tfc_status CheckIndices(const tfc_shape& shape, const tfc_weights& weights);
 tfc_status CheckActivation(tfc_activation activation, Range* range);
 
 }  // namespace tfc

@@ -1,7 +1,7 @@
 /* Direct sparse convolution: what stays of a pruned filter, applied to a dense map.
  *
  *   tfc_plan* plan = NULL;
- *   if (tfc_plan_create(&shape, weights, bias, TFC_RELU, NULL, &plan) == TFC_OK) {
+ *   if (tfc_plan_create(&shape, &weights, bias, TFC_RELU, NULL, &plan) == TFC_OK) {
  *     tfc_plan_run(plan, input, output, batch, threads);
  *     tfc_plan_destroy(plan);
  *   }
@@ -26,7 +26,8 @@ extern "C" {
 
 typedef enum tfc_status {
   TFC_OK = 0,
-  TFC_BAD_ARGUMENT = 1, /* a null pointer, an unknown activation or kernel, no threads, a negative batch */
+  TFC_BAD_ARGUMENT = 1, /* a null pointer, an unknown activation or kernel, no threads, a negative batch,
+                           indices that are out of range or do not increase */
   TFC_BAD_SHAPE = 2,    /* a size below 1, a filter larger than the padded map, groups that do not divide */
   TFC_NOT_FINITE = 3,   /* a weight or a bias is infinite or not a number */
   TFC_TOO_LARGE = 4,    /* the shape is valid, but beyond what a plan can address */
@@ -47,6 +48,14 @@ typedef struct tfc_shape {
   int32_t groups;
 } tfc_shape;
 
+/* The weights of a bank of filters (kernel_height, kernel_width, channels / groups, filters) that are not
+ * pruned: `values[i]` stands at the place `indices[i]`, counted as in memory. Indices increase. */
+typedef struct tfc_weights {
+  int64_t count;
+  const int32_t* indices;
+  const float* values;
+} tfc_weights;
+
 typedef struct tfc_plan tfc_plan;
 
 /* A sentence for people; never NULL. */
@@ -60,17 +69,22 @@ TFC_EXPORT int32_t tfc_kernel_supported(int32_t index);
 /* Of the output; TFC_BAD_SHAPE where the shape is none. */
 TFC_EXPORT tfc_status tfc_output_size(const tfc_shape* shape, int32_t* out_height, int32_t* out_width);
 
-/* weights: (kernel_height, kernel_width, channels / groups, filters), copied; zeros cost nothing.
+/* weights: those that stay, copied.
  * bias:    (filters,) or NULL.
  * kernel:  a name from `tfc_kernel_name`, or NULL for the best that this processor has. */
-TFC_EXPORT tfc_status tfc_plan_create(const tfc_shape* shape, const float* weights, const float* bias,
+TFC_EXPORT tfc_status tfc_plan_create(const tfc_shape* shape, const tfc_weights* weights, const float* bias,
                                       tfc_activation activation, const char* kernel, tfc_plan** plan);
+
+/* A plan of the same convolution, where only values and bias are others; much cheaper than a new one.
+ * values: as many as the weights of `plan`, in their order. */
+TFC_EXPORT tfc_status tfc_plan_with_values(const tfc_plan* plan, const float* values, const float* bias,
+                                           tfc_plan** other);
 TFC_EXPORT tfc_status tfc_plan_run(const tfc_plan* plan, const float* input, float* output, int32_t batch,
                                    int32_t threads);
 TFC_EXPORT void tfc_plan_destroy(tfc_plan* plan);
 TFC_EXPORT const char* tfc_plan_kernel(const tfc_plan* plan);
 
-/* The plain loop nest, which every kernel is tested against. */
+/* The plain loop nest over all the weights, dense, which every kernel is tested against. */
 TFC_EXPORT tfc_status tfc_reference(const tfc_shape* shape, const float* weights, const float* bias,
                                     tfc_activation activation, const float* input, float* output, int32_t batch);
 

@@ -6,43 +6,52 @@
 namespace tfc {
 namespace {
 
-// The weights of one filter as (plane, line within a plane, value), by plane.
+// Where a weight is in a plane, and which one it is.
 struct Weight {
-  int32_t plane, line;
-  float value;
+  int32_t plane, line, source;
 };
 
 using Filter = std::vector<Weight>;
 
-Filter WeightsOf(const tfc_shape& s, const float* weights, const Tiling& tiling, const Stream& stream,
-                 int32_t filter) {
-  const int32_t depth = s.channels / s.groups;
+// The parts of a place in the bank of filters.
+struct Place {
+  int32_t row, column, channel, filter;  // the channel counted through all groups
+};
+
+Place PlaceOf(const tfc_shape& s, int32_t index) {
+  const int32_t depth = s.channels / s.groups, filter = index % s.filters;
+  const int32_t tap = index / s.filters / depth;
   const int32_t first = filter / (s.filters / s.groups) * depth;
+  return {tap / s.kernel_width, tap % s.kernel_width, first + index / s.filters % depth, filter};
+}
+
+// The weights of each filter, by plane.
+std::vector<Filter> Filters(const tfc_shape& s, const tfc_weights& weights, const Tiling& tiling,
+                            const Stream& stream) {
+  std::vector<Filter> filters(s.filters);
   const auto width = static_cast<int32_t>(tiling.columns.source.size());
-  Filter found;
-  for (int32_t k = 0; k < depth; ++k) {
-    for (int32_t r = 0; r < s.kernel_height; ++r) {
-      for (int32_t c = 0; c < s.kernel_width; ++c) {
-        const int64_t tap = int64_t{r} * s.kernel_width + c;
-        const float value = weights[(tap * depth + k) * s.filters + filter];
-        if (value == 0.0f) continue;
-        found.push_back({stream.planes[first + k], tiling.rows.taps[r] * width + tiling.columns.taps[c], value});
-      }
-    }
+  for (int64_t i = 0; i < weights.count; ++i) {
+    const Place at = PlaceOf(s, weights.indices[i]);
+    const int32_t line = tiling.rows.taps[at.row] * width + tiling.columns.taps[at.column];
+    filters[at.filter].push_back({stream.planes[at.channel], line, static_cast<int32_t>(i)});
   }
-  return found;
+  for (Filter& filter : filters) {
+    std::stable_sort(filter.begin(), filter.end(),
+                     [](const Weight& a, const Weight& b) { return a.plane < b.plane; });
+  }
+  return filters;
 }
 
 // Adds what of these filters lies in a block of planes. Those with most weights come first: the processor
 // foretells the end of a loop that is as long as the one before.
-void AddStep(const std::vector<Filter>& filters, const Step& block, int32_t plane_lines,
-             std::vector<size_t>* done, Chunk* chunk, Stream* stream) {
+void AddStep(const Filter* filters, const Step& block, int32_t plane_lines, std::vector<size_t>* done,
+             Chunk* chunk, Stream* stream) {
   const auto ends = [&](int32_t slot) {
     size_t at = (*done)[slot];
     while (at < filters[slot].size() && filters[slot][at].plane < block.first_plane + block.planes) ++at;
     return at;
   };
-  std::vector<int32_t> order(filters.size()), counts(filters.size());
+  std::vector<int32_t> order(chunk->filters), counts(chunk->filters);
   std::iota(order.begin(), order.end(), 0);
   for (const int32_t slot : order) counts[slot] = static_cast<int32_t>(ends(slot) - (*done)[slot]);
   std::stable_sort(order.begin(), order.end(), [&](int32_t a, int32_t b) { return counts[a] > counts[b]; });
@@ -57,7 +66,7 @@ void AddStep(const std::vector<Filter>& filters, const Step& block, int32_t plan
     for (int32_t i = 0; i < counts[slot]; ++i) {
       const Weight& weight = filters[slot][(*done)[slot]++];
       stream->lines.push_back(static_cast<uint16_t>((weight.plane - block.first_plane) * plane_lines + weight.line));
-      stream->values.push_back(weight.value);
+      stream->source.push_back(weight.source);
     }
   }
 }
@@ -78,36 +87,20 @@ std::vector<Step> Blocks(const Stream& stream, int32_t size) {
 
 }  // namespace
 
-void UsedChannels(const tfc_shape& s, const float* weights, Stream* stream, Work* work) {
-  const int32_t depth = s.channels / s.groups, filters = s.filters / s.groups;
-  std::vector<bool> used(s.channels, false);
-  work->weights = 0;
-  for (int64_t tap = 0; tap < int64_t{s.kernel_height} * s.kernel_width; ++tap) {
-    for (int32_t k = 0; k < depth; ++k) {
-      const float* row = weights + (tap * depth + k) * s.filters;
-      for (int32_t f = 0; f < s.filters; ++f) {
-        if (row[f] == 0.0f) continue;
-        used[f / filters * depth + k] = true;
-        ++work->weights;
-      }
-    }
-  }
-  stream->planes.resize(s.channels);
-  for (int32_t k = 0; k < s.channels; ++k) stream->planes[k] = used[k] ? stream->plane_count++ : -1;
-  work->channels = stream->plane_count;
+void AssignPlanes(const tfc_shape& shape, const tfc_weights& weights, Stream* stream) {
+  stream->planes.assign(shape.channels, -1);
+  for (int64_t i = 0; i < weights.count; ++i) stream->planes[PlaceOf(shape, weights.indices[i]).channel] = 0;
+  for (int32_t& plane : stream->planes) plane = plane < 0 ? -1 : stream->plane_count++;
 }
 
-void FillStream(const tfc_shape& shape, const float* weights, const Tiling& tiling, Stream* stream) {
+void FillStream(const tfc_shape& shape, const tfc_weights& weights, const Tiling& tiling, Stream* stream) {
+  const std::vector<Filter> filters = Filters(shape, weights, tiling, *stream);
   const std::vector<Step> blocks = Blocks(*stream, tiling.block_channels);
   for (int32_t first = 0; first < shape.filters; first += tiling.chunk_filters) {
     Chunk chunk = {first, std::min(tiling.chunk_filters, shape.filters - first), {}};
-    std::vector<Filter> filters;
-    for (int32_t f = 0; f < chunk.filters; ++f) {
-      filters.push_back(WeightsOf(shape, weights, tiling, *stream, first + f));
-    }
     std::vector<size_t> done(chunk.filters, 0);
     for (const Step& block : blocks) {
-      AddStep(filters, block, tiling.plane_lines, &done, &chunk, stream);
+      AddStep(filters.data() + first, block, tiling.plane_lines, &done, &chunk, stream);
     }
     stream->chunks.push_back(std::move(chunk));
   }

@@ -1,4 +1,4 @@
-// The weights that are not zero, in the order in which a kernel meets them.
+// The weights in the order in which a kernel meets them.
 #ifndef TFCOMPRESS_STREAM_H_
 #define TFCOMPRESS_STREAM_H_
 
@@ -14,7 +14,7 @@ namespace tfc {
 struct Step {
   int32_t first_plane, planes;
   int32_t first_channel, end_channel;  // that they hold
-  int64_t first_count, first_weight;  // in `counts` and `slots`, in `lines` and `values`
+  int64_t first_count, first_weight;  // in `counts` and `slots`, in `lines`, `source` and a plan's values
 };
 
 struct Chunk {
@@ -28,12 +28,12 @@ struct Stream {
   std::vector<Chunk> chunks;
   std::vector<int32_t> slots, counts;  // of each step in turn: its filters, and how many weights they have
   std::vector<uint16_t> lines;
-  std::vector<float> values;
+  std::vector<int32_t> source;  // which of the weights given stands there
 };
 
-// The planes of the channels that some weight reads.
-void UsedChannels(const tfc_shape& shape, const float* weights, Stream* stream, Work* work);
-void FillStream(const tfc_shape& shape, const float* weights, const Tiling& tiling, Stream* stream);
+// Gives planes to the channels that some weight reads.
+void AssignPlanes(const tfc_shape& shape, const tfc_weights& weights, Stream* stream);
+void FillStream(const tfc_shape& shape, const tfc_weights& weights, const Tiling& tiling, Stream* stream);
 
 }  // namespace tfc
 

@@ -38,6 +38,22 @@ class Shape(ctypes.Structure):
         return self.kernel_height, self.kernel_width, self.channels // self.groups, self.filters
 
 
+class Weights(ctypes.Structure):
+    """`tfc_weights`, which keeps the arrays alive."""
+
+    _fields_ = [("count", ctypes.c_int64), ("indices", _POINTER), ("values", _POINTER)]
+
+    def __init__(self, indices: np.ndarray, values: np.ndarray):
+        self.arrays = np.ascontiguousarray(indices, "int32"), np.ascontiguousarray(values, "float32")
+        super().__init__(len(indices), *map(pointer, self.arrays))
+
+    @classmethod
+    def of(cls, dense: np.ndarray) -> "Weights":
+        """Those that are not zero."""
+        indices = np.flatnonzero(dense)
+        return cls(indices, dense.ravel()[indices])
+
+
 @functools.cache
 def library() -> ctypes.CDLL:
     folder = Path(tempfile.mkdtemp(prefix="tfcompress-core-"))
@@ -56,6 +72,7 @@ def library() -> ctypes.CDLL:
     core.tfc_plan_kernel.argtypes = core.tfc_plan_destroy.argtypes = [_POINTER]
     core.tfc_output_size.argtypes = [_POINTER] * 3
     core.tfc_plan_create.argtypes = [_POINTER, _POINTER, _POINTER, number, text, _POINTER]
+    core.tfc_plan_with_values.argtypes = [_POINTER] * 4
     core.tfc_plan_run.argtypes = [_POINTER, _POINTER, _POINTER, number, number]
     core.tfc_reference.argtypes = [_POINTER, _POINTER, _POINTER, number, _POINTER, _POINTER, number]
     return core
@@ -82,12 +99,14 @@ def output_shape(shape: Shape) -> tuple[int, int, int]:
 
 
 def create(shape, weights, bias=None, activation=None, kernel: str | None = None) -> tuple[int, _POINTER]:
-    """The status and the plan."""
+    """The status and the plan; weights may be dense."""
+    weights = Weights.of(weights) if isinstance(weights, np.ndarray) else weights
     plan = _POINTER()
     name = None if kernel is None else kernel.encode()
     number = ACTIVATIONS.get(activation, activation)
     at = None if shape is None else ctypes.byref(shape)
-    arguments = at, pointer(weights), pointer(bias), number, name, ctypes.byref(plan)
+    given = None if weights is None else ctypes.byref(weights)
+    arguments = at, given, pointer(bias), number, name, ctypes.byref(plan)
     return library().tfc_plan_create(*arguments), plan
 
 
@@ -96,6 +115,11 @@ def convolve(
 ) -> np.ndarray:
     status, plan = create(shape, weights, bias, activation, kernel)
     assert status == OK, library().tfc_status_message(status)
+    return run(plan, shape, x, threads)
+
+
+def run(plan: _POINTER, shape: Shape, x: np.ndarray, threads: int = 1) -> np.ndarray:
+    """Runs a plan, and destroys it."""
     out = np.full((len(x), *output_shape(shape)), np.nan, "float32")
     try:
         assert library().tfc_plan_run(plan, pointer(x), pointer(out), len(x), threads) == OK

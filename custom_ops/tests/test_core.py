@@ -53,6 +53,25 @@ def test_every_kernel_equals_the_plain_loops_on_any_number_of_threads(case):
             np.testing.assert_array_equal(core.convolve(*case, kernel=kernel, threads=threads), once)
 
 
+@settings(max_examples=20, deadline=None)
+@given(convolutions(), st.integers(0, 99))
+def test_other_values_in_the_places_of_a_plan_are_as_good_as_a_new_one(case, seed):
+    shape, weights, bias, activation, x = case
+    values = np.random.default_rng(seed).normal(size=weights.shape).astype("float32") * (weights != 0)
+    expected = core.reference(shape, values, None, activation, x)
+    for kernel in core.kernels():
+        _, plan = core.create(shape, weights, bias, activation, kernel)
+        other = core._POINTER()
+        given = core.Weights.of(weights)
+        status = core.library().tfc_plan_with_values(
+            plan, core.pointer(values.ravel()[given.arrays[0]]), None, core.ctypes.byref(other)
+        )
+        core.library().tfc_plan_destroy(plan)  # the other one goes on
+        assert status == core.OK
+        got = core.run(other, shape, x)
+        np.testing.assert_allclose(got, expected, rtol=0, atol=1e-5 * (1 + np.abs(expected).max()))
+
+
 def test_the_plain_loops_are_a_convolution():
     """Against the definition, by hand: one channel, a 2x2 kernel with gaps, stride 2, a pad at the top."""
     shape = core.Shape(
@@ -93,6 +112,13 @@ def test_weights_that_are_not_finite_are_refused(value, where):
     arrays = {"weights": np.ones((3, 3, 4, 6), "float32"), "bias": np.zeros(6, "float32")}
     arrays[where].flat[-1] = value
     assert core.create(core.Shape(**GOOD), **arrays)[0] == core.NOT_FINITE
+
+
+@pytest.mark.parametrize("indices", [[-1], [3 * 3 * 4 * 6], [5, 5], [7, 2]])
+def test_places_out_of_range_or_order_are_refused(indices):
+    given = core.Weights(np.array(indices), np.ones(len(indices)))
+    status, plan = core.create(core.Shape(**GOOD), given)
+    assert status == core.BAD_ARGUMENT and not plan
 
 
 def test_missing_and_unknown_arguments_are_refused():
