@@ -24,7 +24,7 @@ test: $(VENV)/.installed-dev ## run the tests
 	$(BIN)/python -m pytest -n $(WORKERS) --dist loadfile
 
 test-jax: $(VENV)-jax/.installed ## run what needs no TensorFlow under JAX, in an environment of its own
-	KERAS_BACKEND=jax $(VENV)-jax/bin/python -m pytest -n $(WORKERS) --dist loadfile \
+	KERAS_BACKEND=jax JAX_ENABLE_X64=1 $(VENV)-jax/bin/python -m pytest -n $(WORKERS) --dist loadfile \
 	  tests/analysis tests/callbacks tests/channels tests/criteria tests/layers tests/pruning tests/test_*.py \
 	  --ignore=tests/channels/test_applications.py --ignore=tests/analysis/test_latency.py
 
