@@ -4,6 +4,7 @@
 //
 // input (batch, height, width, channels), output (batch, out_height, out_width, filters); indices and values
 // are the weights that stay in a bank of filters (kernel_height, kernel_width, channels / groups, filters).
+#include <algorithm>
 #include <cstring>
 #include <memory>
 #include <mutex>

@@ -27,7 +27,8 @@ def wrap(
 
     Train it with `callbacks.UpdateMasks()`; then `strip` gives a stock Keras model with the masks folded in.
     The copy has the same layer names, weights, compile and optimizer state; with that it has the count of
-    steps, on which schedules go: `compile()` it anew to begin at step 0. Inside nested models layers are
+    steps, on which schedules go: `compile()` it anew to begin at step 0. A class of your own is kept where
+    its constructor takes `(inputs, outputs)`; where not, a warning says which methods are lost. Inside nested models layers are
     wrapped one by one, a layer in a Keras wrapper (TimeDistributed, Bidirectional) together with that.
     To give layers different rules, wrap several times.
 
