@@ -28,9 +28,9 @@ def wrap(
     Train it with `callbacks.UpdateMasks()`; then `strip` gives a stock Keras model with the masks folded in.
     The copy has the same layer names, weights, compile and optimizer state; with that it has the count of
     steps, on which schedules go: `compile()` it anew to begin at step 0. A class of your own is kept where
-    its constructor takes `(inputs, outputs)`; where not, a warning says which methods are lost. Inside nested models layers are
-    wrapped one by one, a layer in a Keras wrapper (TimeDistributed, Bidirectional) together with that.
-    To give layers different rules, wrap several times.
+    its constructor takes `(inputs, outputs)`; where not, a warning says what is lost. Inside nested models
+    layers are wrapped one by one, a layer in a Keras wrapper (TimeDistributed, Bidirectional) together with
+    that. To give layers different rules, wrap several times.
 
     Args:
         model: a built functional or Sequential model. It is not changed.
