@@ -27,9 +27,10 @@ struct TileJob {
   const float* input;   // of the tile's first vector and the block's first channel
   ptrdiff_t row_bytes;  // from one row of the tile to the next
 
-  float* sums;        // (slots, rows * columns, 16)
-  const float* bias;  // by slot: what sums begin with; NULL to go on with what they are
-  bool last;          // whether to clamp to [low, high]
+  float* sums;         // (slots, rows * columns, 16)
+  const float* begin;  // likewise, what sums begin with; may be `sums`; NULL for nothing
+  const float* bias;   // by slot, which sums begin with besides; NULL for nothing
+  bool last;           // whether to clamp to [low, high]
   float low, high;
 };
 
@@ -43,10 +44,31 @@ struct Tile {
 struct PackJob {
   const float* const* pixels;  // (positions, 16)
   int32_t positions;
-  const int32_t* planes;  // by channel: which plane gets it
+  const int32_t* planes;  // by channel: which plane gets it; NULL where each has its own, in turn
   int32_t first_channel, end_channel, channels;  // to move; in all
   int32_t first_plane, plane_count;  // those that are wanted; one more behind them takes all else
   float* to;               // of the first plane
+  ptrdiff_t plane_floats;  // from one plane to the next
+};
+
+// A vector of a plane with its rim, out of the vectors of planes without: those of its own region and, across
+// the border, of up to three others. Lanes that none of them fills are zero.
+struct Move {
+  const int32_t* lanes;  // (16,): which lane of a source each lane takes; NULL where all take their own
+  struct Part {
+    const float* from;  // the source of the first channel
+    uint32_t mask;      // the lanes that it fills
+  } parts[4];
+  int32_t count;  // of parts
+};
+
+// Makes planes with a rim.
+struct GatherJob {
+  const Move* moves;  // by position
+  int32_t positions;
+  int32_t first_channel, channels;
+  ptrdiff_t from_floats;  // from one channel to the next
+  float* to;
   ptrdiff_t plane_floats;  // from one plane to the next
 };
 
@@ -65,7 +87,10 @@ struct Kernel {
   const Tile* tiles;
   int32_t tile_count;
   void (*pack)(const PackJob& job);
+  void (*gather)(const GatherJob& job);
   void (*unpack)(const UnpackJob& job);
+  // Multiplies and adds `registers` vectors so many times, and nothing else: the speed of a dense convolution.
+  float (*multiply)(int32_t times);
 };
 
 // Every kernel there is, best first. A new one is a file, and a line here and in the build.

@@ -2,9 +2,14 @@
 //
 //   struct Vector;                                    16 floats
 //   Vector Load(const float*);  void Store(float*, Vector);  Vector Fill(float);
+//   Vector Add(Vector, Vector);
 //   Vector MultiplyAdd(Vector a, Vector b, Vector c)  a * b + c
 //   Vector Clamp(Vector, Vector low, Vector high);
 //   void Transpose(Vector rows[16]);
+//   Vector Merge(Vector v, Vector from, const int32_t lanes[16], uint32_t mask);
+//                                           v, but in the lanes of the mask from[lanes[i]]
+//
+//   constexpr int kRegisters;                     vectors of sums that fit in registers
 //
 // in an unnamed namespace, which includes this file.
 
@@ -16,13 +21,12 @@ void RunTile(const TileJob& job) {
   const uint16_t* lines = job.lines;
   const float* values = job.values;
   for (int32_t f = 0; f < job.filters; ++f) {
-    float* sums = job.sums + static_cast<ptrdiff_t>(job.slots[f]) * (kVectors * kLanes);
+    const ptrdiff_t place = static_cast<ptrdiff_t>(job.slots[f]) * (kVectors * kLanes);
     Vector sum[kVectors];
-    if (job.bias != nullptr) {
-      const Vector bias = Fill(job.bias[job.slots[f]]);
-      for (int v = 0; v < kVectors; ++v) sum[v] = bias;
-    } else {
-      for (int v = 0; v < kVectors; ++v) sum[v] = Load(sums + v * kLanes);
+    const Vector bias = Fill(job.bias != nullptr ? job.bias[job.slots[f]] : 0.0f);
+    for (int v = 0; v < kVectors; ++v) sum[v] = bias;
+    if (job.begin != nullptr) {
+      for (int v = 0; v < kVectors; ++v) sum[v] = Add(sum[v], Load(job.begin + place + v * kLanes));
     }
     const int32_t count = job.counts[f];
     for (int32_t i = 0; i < count; ++i) {
@@ -41,7 +45,7 @@ void RunTile(const TileJob& job) {
       const Vector low = Fill(job.low), high = Fill(job.high);
       for (int v = 0; v < kVectors; ++v) sum[v] = Clamp(sum[v], low, high);
     }
-    for (int v = 0; v < kVectors; ++v) Store(sums + v * kLanes, sum[v]);
+    for (int v = 0; v < kVectors; ++v) Store(job.sums + place + v * kLanes, sum[v]);
   }
 }
 
@@ -50,7 +54,7 @@ void Pack(const PackJob& job) {
     float* planes[kLanes];
     const int32_t count = job.channels - first < kLanes ? job.channels - first : kLanes;
     for (int32_t c = 0; c < count; ++c) {
-      const int32_t plane = job.planes[first + c];
+      const int32_t plane = job.planes == nullptr ? first + c : job.planes[first + c];
       const bool wanted = plane >= job.first_plane && plane < job.first_plane + job.plane_count;
       planes[c] = job.to + (wanted ? plane - job.first_plane : job.plane_count) * job.plane_floats;
     }
@@ -71,6 +75,25 @@ void Pack(const PackJob& job) {
   }
 }
 
+void Gather(const GatherJob& job) {
+  for (int32_t channel = 0; channel < job.channels; ++channel) {
+    const ptrdiff_t offset = (job.first_channel + channel) * job.from_floats;
+    float* to = job.to + channel * job.plane_floats;
+    for (int32_t position = 0; position < job.positions; ++position, to += kLanes) {
+      const Move& move = job.moves[position];
+      if (move.lanes == nullptr) {
+        Store(to, Load(move.parts[0].from + offset));
+        continue;
+      }
+      Vector v = Fill(0.0f);
+      for (int32_t p = 0; p < move.count; ++p) {
+        v = Merge(v, Load(move.parts[p].from + offset), move.lanes, move.parts[p].mask);
+      }
+      Store(to, v);
+    }
+  }
+}
+
 void Unpack(const UnpackJob& job) {
   int32_t channel = 0;
   for (; channel + kLanes <= job.channels; channel += kLanes) {
@@ -87,4 +110,17 @@ void Unpack(const UnpackJob& job) {
       if (job.pixels[lane] != nullptr) job.pixels[lane][channel] = from[lane];
     }
   }
+}
+
+float Multiply(int32_t times) {
+  Vector sum[kRegisters];
+  for (int v = 0; v < kRegisters; ++v) sum[v] = Fill(static_cast<float>(v));
+  const Vector half = Fill(0.5f), one = Fill(1.0f);
+  for (int32_t i = 0; i < times; ++i) {
+    for (int v = 0; v < kRegisters; ++v) sum[v] = MultiplyAdd(half, sum[v], one);
+  }
+  for (int v = 1; v < kRegisters; ++v) sum[0] = Add(sum[0], sum[v]);
+  float lanes[kLanes];
+  Store(lanes, sum[0]);
+  return lanes[0];
 }

@@ -21,12 +21,28 @@ inline Vector Fill(float value) {
   const __m256 filled = _mm256_set1_ps(value);
   return {filled, filled};
 }
+inline Vector Add(Vector a, Vector b) { return {_mm256_add_ps(a.low, b.low), _mm256_add_ps(a.high, b.high)}; }
 inline Vector MultiplyAdd(Vector a, Vector b, Vector c) {
   return {_mm256_fmadd_ps(a.low, b.low, c.low), _mm256_fmadd_ps(a.high, b.high, c.high)};
 }
 inline Vector Clamp(Vector v, Vector low, Vector high) {
   return {_mm256_min_ps(_mm256_max_ps(v.low, low.low), high.low),
           _mm256_min_ps(_mm256_max_ps(v.high, low.high), high.high)};
+}
+
+// Half of a merge: eight lanes, whose sources may lie in either half.
+inline __m256 MergeHalf(__m256 v, Vector from, const int32_t lanes[8], uint32_t mask) {
+  const __m256i index = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(lanes));
+  const __m256 in_high = _mm256_castsi256_ps(_mm256_slli_epi32(index, 28));  // bit 3 to the sign
+  const __m256 taken = _mm256_blendv_ps(_mm256_permutevar8x32_ps(from.low, index),
+                                        _mm256_permutevar8x32_ps(from.high, index), in_high);
+  const __m256i bits = _mm256_setr_epi32(1, 2, 4, 8, 16, 32, 64, 128);
+  const __m256i chosen = _mm256_cmpeq_epi32(_mm256_and_si256(_mm256_set1_epi32(static_cast<int>(mask)), bits), bits);
+  return _mm256_blendv_ps(v, taken, _mm256_castsi256_ps(chosen));
+}
+
+inline Vector Merge(Vector v, Vector from, const int32_t lanes[16], uint32_t mask) {
+  return {MergeHalf(v.low, from, lanes, mask), MergeHalf(v.high, from, lanes + 8, mask >> 8)};
 }
 
 inline void Transpose8(__m256 r[8]) {
@@ -58,6 +74,8 @@ inline void Transpose(Vector r[16]) {
   for (int i = 0; i < 16; ++i) r[i] = {quarters[0][i / 8][i % 8], quarters[1][i / 8][i % 8]};
 }
 
+constexpr int kRegisters = 6;
+
 #include "lanes.inl"
 
 bool Supported() { return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma"); }
@@ -70,14 +88,14 @@ constexpr Tile kTiles[] = {
 
 }  // namespace
 
-const Kernel kLanesAvx2 = {"lanes_avx2", Supported, 6, kTiles, sizeof(kTiles) / sizeof(Tile), Pack, Unpack};
+const Kernel kLanesAvx2 = {"lanes_avx2", Supported, kRegisters, kTiles, sizeof(kTiles) / sizeof(Tile), Pack, Gather, Unpack, Multiply};
 
 }  // namespace tfc
 
 #else
 
 namespace tfc {
-const Kernel kLanesAvx2 = {"lanes_avx2", nullptr, 0, nullptr, 0, nullptr, nullptr};
+const Kernel kLanesAvx2 = {"lanes_avx2", nullptr, 0, nullptr, 0, nullptr, nullptr, nullptr, nullptr};
 }
 
 #endif

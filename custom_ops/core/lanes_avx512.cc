@@ -13,9 +13,14 @@ using Vector = __m512;
 inline Vector Load(const float* from) { return _mm512_loadu_ps(from); }
 inline void Store(float* to, Vector v) { _mm512_storeu_ps(to, v); }
 inline Vector Fill(float value) { return _mm512_set1_ps(value); }
+inline Vector Add(Vector a, Vector b) { return _mm512_add_ps(a, b); }
 inline Vector MultiplyAdd(Vector a, Vector b, Vector c) { return _mm512_fmadd_ps(a, b, c); }
 inline Vector Clamp(Vector v, Vector low, Vector high) {
   return _mm512_min_ps(_mm512_max_ps(v, low), high);
+}
+
+inline Vector Merge(Vector v, Vector from, const int32_t lanes[16], uint32_t mask) {
+  return _mm512_mask_permutexvar_ps(v, static_cast<__mmask16>(mask), _mm512_loadu_si512(lanes), from);
 }
 
 inline void Transpose(Vector r[16]) {
@@ -42,6 +47,8 @@ inline void Transpose(Vector r[16]) {
   for (int i = 0; i < 16; ++i) r[i] = t[i];
 }
 
+constexpr int kRegisters = 14;
+
 #include "lanes.inl"
 
 bool Supported() { return __builtin_cpu_supports("avx512f"); }
@@ -58,14 +65,14 @@ constexpr Tile kTiles[] = {
 }  // namespace
 
 const Kernel kLanesAvx512 = {
-    "lanes_avx512", Supported, 14, kTiles, sizeof(kTiles) / sizeof(Tile), Pack, Unpack};
+    "lanes_avx512", Supported, kRegisters, kTiles, sizeof(kTiles) / sizeof(Tile), Pack, Gather, Unpack, Multiply};
 
 }  // namespace tfc
 
 #else
 
 namespace tfc {
-const Kernel kLanesAvx512 = {"lanes_avx512", nullptr, 0, nullptr, 0, nullptr, nullptr};
+const Kernel kLanesAvx512 = {"lanes_avx512", nullptr, 0, nullptr, 0, nullptr, nullptr, nullptr, nullptr};
 }
 
 #endif

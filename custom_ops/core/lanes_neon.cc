@@ -22,12 +22,31 @@ inline Vector Fill(float value) {
   const float32x4_t filled = vdupq_n_f32(value);
   return {{filled, filled, filled, filled}};
 }
+inline Vector Add(Vector a, Vector b) {
+  for (int i = 0; i < 4; ++i) a.part[i] = vaddq_f32(a.part[i], b.part[i]);
+  return a;
+}
 inline Vector MultiplyAdd(Vector a, Vector b, Vector c) {
   for (int i = 0; i < 4; ++i) c.part[i] = vfmaq_f32(c.part[i], a.part[i], b.part[i]);
   return c;
 }
 inline Vector Clamp(Vector v, Vector low, Vector high) {
   for (int i = 0; i < 4; ++i) v.part[i] = vminq_f32(vmaxq_f32(v.part[i], low.part[i]), high.part[i]);
+  return v;
+}
+
+// A table lookup by bytes, which leaves alone what its indices, 255 here, do not find.
+inline Vector Merge(Vector v, Vector from, const int32_t lanes[16], uint32_t mask) {
+  const uint8x16x4_t table = {{vreinterpretq_u8_f32(from.part[0]), vreinterpretq_u8_f32(from.part[1]),
+                               vreinterpretq_u8_f32(from.part[2]), vreinterpretq_u8_f32(from.part[3])}};
+  for (int i = 0; i < 4; ++i) {
+    const uint32_t first_bits[] = {1u << (4 * i), 2u << (4 * i), 4u << (4 * i), 8u << (4 * i)};
+    const uint32x4_t chosen = vtstq_u32(vdupq_n_u32(mask), vld1q_u32(first_bits));
+    const uint32x4_t index = vmulq_n_u32(vreinterpretq_u32_s32(vld1q_s32(lanes + 4 * i)), 0x04040404u);
+    const uint32x4_t bytes = vornq_u32(vaddq_u32(index, vdupq_n_u32(0x03020100u)), chosen);
+    v.part[i] = vreinterpretq_f32_u8(
+        vqtbx4q_u8(vreinterpretq_u8_f32(v.part[i]), table, vreinterpretq_u8_u32(bytes)));
+  }
   return v;
 }
 
@@ -47,6 +66,8 @@ inline void Transpose(Vector r[16]) {
   for (int i = 0; i < 16; ++i) r[i] = t[i];
 }
 
+constexpr int kRegisters = 6;
+
 #include "lanes.inl"
 
 bool Supported() { return true; }
@@ -59,14 +80,14 @@ constexpr Tile kTiles[] = {
 
 }  // namespace
 
-const Kernel kLanesNeon = {"lanes_neon", Supported, 6, kTiles, sizeof(kTiles) / sizeof(Tile), Pack, Unpack};
+const Kernel kLanesNeon = {"lanes_neon", Supported, kRegisters, kTiles, sizeof(kTiles) / sizeof(Tile), Pack, Gather, Unpack, Multiply};
 
 }  // namespace tfc
 
 #else
 
 namespace tfc {
-const Kernel kLanesNeon = {"lanes_neon", nullptr, 0, nullptr, 0, nullptr, nullptr};
+const Kernel kLanesNeon = {"lanes_neon", nullptr, 0, nullptr, 0, nullptr, nullptr, nullptr, nullptr};
 }
 
 #endif

@@ -21,6 +21,10 @@ inline Vector Fill(float value) {
   for (float& lane : v.lane) lane = value;
   return v;
 }
+inline Vector Add(Vector a, const Vector& b) {
+  for (int i = 0; i < kLanes; ++i) a.lane[i] += b.lane[i];
+  return a;
+}
 inline Vector MultiplyAdd(const Vector& a, const Vector& b, Vector c) {
   for (int i = 0; i < kLanes; ++i) c.lane[i] += a.lane[i] * b.lane[i];
   return c;
@@ -28,6 +32,12 @@ inline Vector MultiplyAdd(const Vector& a, const Vector& b, Vector c) {
 inline Vector Clamp(Vector v, const Vector& low, const Vector& high) {
   for (int i = 0; i < kLanes; ++i) {
     v.lane[i] = v.lane[i] < low.lane[i] ? low.lane[i] : v.lane[i] > high.lane[i] ? high.lane[i] : v.lane[i];
+  }
+  return v;
+}
+inline Vector Merge(Vector v, const Vector& from, const int32_t lanes[16], uint32_t mask) {
+  for (int i = 0; i < kLanes; ++i) {
+    if (mask >> i & 1) v.lane[i] = from.lane[lanes[i]];
   }
   return v;
 }
@@ -41,6 +51,8 @@ inline void Transpose(Vector r[16]) {
   }
 }
 
+constexpr int kRegisters = 4;
+
 #include "lanes.inl"
 
 bool Supported() { return true; }
@@ -51,6 +63,6 @@ constexpr Tile kTiles[] = {
 }  // namespace
 
 const Kernel kLanesPortable = {
-    "lanes_portable", Supported, 4, kTiles, sizeof(kTiles) / sizeof(Tile), Pack, Unpack};
+    "lanes_portable", Supported, kRegisters, kTiles, sizeof(kTiles) / sizeof(Tile), Pack, Gather, Unpack, Multiply};
 
 }  // namespace tfc

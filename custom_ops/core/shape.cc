@@ -1,5 +1,6 @@
 #include "shape.h"
 
+#include <algorithm>
 #include <cmath>
 #include <cstddef>
 #include <initializer_list>
@@ -8,7 +9,9 @@
 namespace tfc {
 namespace {
 
-constexpr int64_t kLargest = int64_t{1} << 31;  // entries of a map or a filter bank
+constexpr int64_t kLargest = int64_t{1} << 30;  // entries of a map or a filter bank, pixels of a padded side
+constexpr int32_t kMostTaps = 65535;            // no tile has room for more
+constexpr int32_t kMostChannels = 1 << 22;      // or filters: a plan has something of each, weights or not
 
 // Along one axis; 0 where the dilated kernel does not fit.
 int64_t OutputLength(int64_t length, int64_t kernel, int64_t stride, int64_t dilation, int64_t pads) {
@@ -43,10 +46,13 @@ tfc_status CheckShape(const tfc_shape& s, OutputSize* size) {
   const int64_t width = OutputLength(s.width, s.kernel_width, s.stride_width, s.dilation_width,
                                      int64_t{s.pad_left} + s.pad_right);
   if (height < 1 || width < 1) return TFC_BAD_SHAPE;
-  if (!Addressable(s.height, s.width, s.channels) || !Addressable(height, width, s.filters) ||
-      !Addressable(s.kernel_height, s.kernel_width, s.channels / s.groups, s.filters)) {
-    return TFC_TOO_LARGE;
-  }
+  const bool fits = Addressable(s.height, s.width, s.channels) && Addressable(height, width, s.filters) &&
+                    Addressable(s.kernel_height, s.kernel_width, s.channels / s.groups, s.filters) &&
+                    Addressable(int64_t{s.height} + s.pad_top + s.pad_bottom) &&
+                    Addressable(int64_t{s.width} + s.pad_left + s.pad_right) &&
+                    int64_t{s.kernel_height} * s.kernel_width <= kMostTaps &&
+                    std::max(s.channels, s.filters) <= kMostChannels;
+  if (!fits) return TFC_TOO_LARGE;
   *size = {static_cast<int32_t>(height), static_cast<int32_t>(width)};
   return TFC_OK;
 }

@@ -56,6 +56,21 @@ typedef struct tfc_weights {
   const float* values;
 } tfc_weights;
 
+/* A map in tiles: how convolutions hand maps of one size to each other without putting pixels in order in
+ * between. It is cut into regions of 16 lanes, `lane_rows` of them below each other, and each lane has
+ * `rows` x `columns` neighbouring pixels. In memory it is (regions, channels, rows, columns, 16), on a border
+ * of 64 bytes. Lanes off the map hold anything. */
+typedef struct tfc_tiles {
+  int32_t rows, columns, lane_rows;
+} tfc_tiles;
+
+/* Everything about a plan that may be left at 0. */
+typedef struct tfc_options {
+  const char* kernel; /* a name from `tfc_kernel_name`, or NULL for the best that this processor has */
+  tfc_tiles tiles;    /* zeros for the best */
+  int32_t tiled_input, tiled_residual, tiled_output; /* whether these maps are in tiles: the plan's, above */
+} tfc_options;
+
 typedef struct tfc_plan tfc_plan;
 
 /* A sentence for people; never NULL. */
@@ -81,6 +96,39 @@ TFC_EXPORT tfc_status tfc_plan_with_values(const tfc_plan* plan, const float* va
                                            tfc_plan** other);
 TFC_EXPORT tfc_status tfc_plan_run(const tfc_plan* plan, const float* input, float* output, int32_t batch,
                                    int32_t threads);
+
+/* With options, and with a residual, of the shape of the output, that is added before the activation. A tiled
+ * input must have the size of the output. TFC_BAD_ARGUMENT for tiles that the kernel has not. */
+TFC_EXPORT tfc_status tfc_plan_create_with(const tfc_shape* shape, const tfc_weights* weights, const float* bias,
+                                           tfc_activation activation, const tfc_options* options,
+                                           tfc_plan** plan);
+TFC_EXPORT tfc_status tfc_plan_run_with(const tfc_plan* plan, const float* input, const float* residual,
+                                        float* output, int32_t batch, int32_t threads);
+
+/* The tiles of a plan, and how many floats a map in such tiles has. */
+TFC_EXPORT tfc_tiles tfc_plan_tiles(const tfc_plan* plan);
+TFC_EXPORT int64_t tfc_tiled_floats(const tfc_tiles* tiles, int32_t height, int32_t width, int32_t channels);
+
+/* How fast this processor is, for predictions. Numbers only: it may be kept for another process. */
+typedef struct tfc_machine {
+  double dense;    /* multiply-adds of a dense convolution in a second, on one thread */
+  double steps[9]; /* seconds that each kind of step of a plan takes */
+} tfc_machine;
+
+typedef struct tfc_prediction {
+  double dense_seconds, sparse_seconds; /* for one image */
+  tfc_tiles tiles;
+} tfc_prediction;
+
+/* Measures, which takes some hundredths of a second. kernel: as for a plan. */
+TFC_EXPORT tfc_status tfc_measure_machine(const char* kernel, tfc_machine* machine);
+
+/* What a plan of so many weights that are not zero, which read so many channels, and a dense convolution
+ * would take. `tiles` are those that the plan would have. */
+TFC_EXPORT tfc_status tfc_predict(const tfc_shape* shape, int64_t weights, int32_t channels,
+                                  const tfc_options* options, const tfc_machine* machine, int32_t threads,
+                                  tfc_prediction* prediction);
+
 TFC_EXPORT void tfc_plan_destroy(tfc_plan* plan);
 TFC_EXPORT const char* tfc_plan_kernel(const tfc_plan* plan);
 

@@ -93,6 +93,11 @@ void AssignPlanes(const tfc_shape& shape, const tfc_weights& weights, Stream* st
   for (int32_t& plane : stream->planes) plane = plane < 0 ? -1 : stream->plane_count++;
 }
 
+void AssignAllPlanes(Stream* stream) {
+  std::iota(stream->planes.begin(), stream->planes.end(), 0);
+  stream->plane_count = static_cast<int32_t>(stream->planes.size());
+}
+
 void FillStream(const tfc_shape& shape, const tfc_weights& weights, const Tiling& tiling, Stream* stream) {
   const std::vector<Filter> filters = Filters(shape, weights, tiling, *stream);
   const std::vector<Step> blocks = Blocks(*stream, tiling.block_channels);

@@ -31,8 +31,9 @@ struct Stream {
   std::vector<int32_t> source;  // which of the weights given stands there
 };
 
-// Gives planes to the channels that some weight reads.
+// Gives planes to the channels that some weight reads; then to all.
 void AssignPlanes(const tfc_shape& shape, const tfc_weights& weights, Stream* stream);
+void AssignAllPlanes(Stream* stream);
 void FillStream(const tfc_shape& shape, const tfc_weights& weights, const Tiling& tiling, Stream* stream);
 
 }  // namespace tfc

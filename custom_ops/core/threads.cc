@@ -1,9 +1,12 @@
 #include "threads.h"
 
+#include <pthread.h>
+
 #include <condition_variable>
 #include <deque>
 #include <memory>
 #include <mutex>
+#include <new>
 #include <system_error>
 #include <thread>
 #include <vector>
@@ -79,12 +82,19 @@ class Pool {
   bool stopping_ = false;
 };
 
+Pool& ThePool() {
+  static Pool pool;
+  // A child of fork() has the pool, but not its threads, and its end would wait for them: it begins anew.
+  static const int handled = pthread_atfork(nullptr, nullptr, [] { new (&pool) Pool; });
+  static_cast<void>(handled);
+  return pool;
+}
+
 }  // namespace
 
 void RunOnThreads(int32_t threads, const std::function<void(int32_t)>& work) {
   if (threads == 1) return work(0);
-  static Pool pool;
-  pool.Run(threads, work);
+  ThePool().Run(threads, work);
 }
 
 }  // namespace tfc

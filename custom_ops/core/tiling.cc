@@ -4,19 +4,40 @@
 #include <limits>
 #include <numeric>
 
+#if defined(__unix__)
+#include <unistd.h>
+#endif
+
 namespace tfc {
 namespace {
 
 constexpr int32_t kMostLines = 65536;  // of a block: lines are counted in 16 bits
 constexpr int32_t kLineBytes = 64;
-constexpr int32_t kBlockBytes = 40 * 1024;  // of the first-level cache, which has 32 or 48 KiB
-constexpr int32_t kSumBytes = 384 * 1024;   // of the second-level cache
 
-// Cycles, roughly; only their proportions matter.
-constexpr double kPerWeight = 1.0;   // to fetch a weight and where it applies
-constexpr double kPerVector = 0.5;   // to multiply and add
-constexpr double kPerSum = 1.5;      // to load or store a vector of sums
-constexpr double kPerPacked = 3.5;   // to transpose a vector
+// So much of a processor's caches is filled.
+struct CacheBytes {
+  int32_t block = 26 * 1024;  // of the first level, where nothing is known of it
+  int32_t sums = 96 * 1024;   // of the second level
+};
+
+CacheBytes ReadCacheBytes() {
+  CacheBytes bytes;
+#if defined(_SC_LEVEL1_DCACHE_SIZE) && defined(_SC_LEVEL2_CACHE_SIZE)
+  constexpr long kLargest = 16L << 20;  // a virtual machine may say anything
+  const long first = sysconf(_SC_LEVEL1_DCACHE_SIZE), second = sysconf(_SC_LEVEL2_CACHE_SIZE);
+  if (first >= 16 * 1024) bytes.block = static_cast<int32_t>(std::min(first, kLargest) / 6 * 5);
+  if (second >= 128 * 1024) bytes.sums = static_cast<int32_t>(std::min(second, kLargest) / 8 * 3);
+#endif
+  return bytes;
+}
+
+const CacheBytes& Caches() {
+  static const CacheBytes bytes = ReadCacheBytes();
+  return bytes;
+}
+
+// Cycles, roughly; only their proportions matter for the choice of a tiling.
+constexpr Costs kTypical = {500, 10, 2, 1, 0.5, 3.5, 2, 2, 3.5};
 
 int32_t CeilDiv(int32_t a, int32_t b) { return (a + b - 1) / b; }
 
@@ -28,7 +49,7 @@ int32_t RoundedBlock(int32_t channels) {
   return std::max(1, power);
 }
 
-Tiling Cut(const Tile& tile, int32_t lane_rows, const tfc_shape& shape, OutputSize size) {
+Tiling Cut(const Tile& tile, int32_t lane_rows, const tfc_shape& shape, OutputSize size, bool in_place) {
   Tiling t;
   t.tile = tile;
   t.lane_rows = lane_rows;
@@ -38,20 +59,15 @@ Tiling Cut(const Tile& tile, int32_t lane_rows, const tfc_shape& shape, OutputSi
   t.rows = MakeAxis(tile.rows, shape.kernel_height, shape.stride_height, shape.dilation_height);
   t.columns = MakeAxis(tile.columns, shape.kernel_width, shape.stride_width, shape.dilation_width);
   const int64_t lines = static_cast<int64_t>(t.rows.source.size()) * t.columns.source.size();
-  t.plane_lines = lines < kMostLines ? static_cast<int32_t>(lines) | 1 : kMostLines;
-  t.block_channels = RoundedBlock(kBlockBytes / kLineBytes / t.plane_lines);
-  t.chunk_filters = std::max(1, kSumBytes / kLineBytes / t.Vectors() / kLanes) * kLanes;
+  t.plane_lines = lines < kMostLines ? static_cast<int32_t>(lines) | (in_place ? 0 : 1) : kMostLines;
+  t.block_channels = RoundedBlock(Caches().block / kLineBytes / t.plane_lines);
+  t.chunk_filters = std::max(1, Caches().sums / kLineBytes / t.Vectors() / kLanes) * kLanes;
   return t;
 }
 
-double Cost(const Tiling& t, const tfc_shape& shape, Work work) {
-  const double vectors = t.Vectors();
-  const double blocks = CeilDiv(std::max(work.channels, 1), t.block_channels);
-  const double chunks = CeilDiv(shape.filters, t.chunk_filters);
-  const double weights = static_cast<double>(work.weights) * (kPerWeight + kPerVector * vectors);
-  const double sums = shape.filters * vectors * (2 * kPerSum * blocks + kPerPacked);
-  const double pack = chunks * t.Positions() * work.channels * kPerPacked;
-  return t.region_rows * t.region_columns * (pack + weights + sums);
+bool Wanted(const tfc_tiles& tiles, const Tile& tile, int32_t lane_rows) {
+  const bool any = tiles.rows == 0 && tiles.columns == 0 && tiles.lane_rows == 0;
+  return any || (tile.rows == tiles.rows && tile.columns == tiles.columns && lane_rows == tiles.lane_rows);
 }
 
 }  // namespace
@@ -79,14 +95,35 @@ Axis MakeAxis(int32_t outputs, int32_t taps, int32_t stride, int32_t dilation) {
   return axis;
 }
 
-Tiling ChooseTiling(const Kernel& kernel, const tfc_shape& shape, OutputSize size, Work work) {
+Costs Counts(const Tiling& t, const tfc_shape& shape, const Work& work) {
+  const double vectors = t.Vectors(), filters = shape.filters, weights = static_cast<double>(work.weights);
+  const double blocks = CeilDiv(std::max(work.channels, 1), t.block_channels);
+  const double planes = CeilDiv(shape.filters, t.chunk_filters) * t.Positions() * static_cast<double>(work.channels);
+  Costs counts{};
+  counts[kRegion] = 1;
+  counts[kFilter] = filters * blocks;
+  counts[kSum] = filters * blocks * vectors;
+  counts[kWeight] = weights;
+  counts[kVector] = weights * vectors;
+  counts[work.in_place ? kTouched : work.tiled.input ? kGathered : kPacked] = planes;
+  if (!work.tiled.output) counts[kUnpacked] = filters * vectors;
+  for (double& count : counts) count *= t.Regions();
+  return counts;
+}
+
+double Total(const Costs& counts, const Costs& each) {
+  return std::inner_product(counts.begin(), counts.end(), each.begin(), 0.0);
+}
+
+Tiling ChooseTiling(const Kernel& kernel, const tfc_shape& shape, OutputSize size, const Work& work) {
   Tiling best{};
   double least = std::numeric_limits<double>::infinity();
   for (int32_t i = 0; i < kernel.tile_count; ++i) {
     for (int32_t lane_rows = 1; lane_rows <= kLanes; lane_rows *= 2) {
-      const Tiling tiling = Cut(kernel.tiles[i], lane_rows, shape, size);
+      if (!Wanted(work.tiles, kernel.tiles[i], lane_rows)) continue;
+      const Tiling tiling = Cut(kernel.tiles[i], lane_rows, shape, size, work.in_place);
       if (tiling.plane_lines >= kMostLines) continue;
-      const double cost = Cost(tiling, shape, work);
+      const double cost = Total(Counts(tiling, shape, work), kTypical);
       if (cost < least) {
         least = cost;
         best = tiling;

@@ -2,6 +2,7 @@
 #ifndef TFCOMPRESS_TILING_H_
 #define TFCOMPRESS_TILING_H_
 
+#include <array>
 #include <cstdint>
 #include <vector>
 
@@ -28,18 +29,49 @@ struct Tiling {
   int32_t block_channels;  // so many planes are in the first-level cache at a time
   int32_t chunk_filters;   // so many filters' sums are in the second-level cache at a time
 
+  int32_t LaneRow(int lane) const { return lane / lane_columns; }
+  int32_t LaneColumn(int lane) const { return lane % lane_columns; }
+  int32_t Regions() const { return region_rows * region_columns; }
   int32_t Vectors() const { return tile.rows * tile.columns; }
   int32_t Positions() const { return static_cast<int32_t>(rows.source.size() * columns.source.size()); }
+};
+
+// Which maps are in tiles.
+struct Tiled {
+  bool input, residual, output;
+
+  bool Any() const { return input || residual || output; }
 };
 
 // What the choice of a tiling depends on, besides the shape.
 struct Work {
   int64_t weights;   // that are not zero
   int32_t channels;  // that any of them reads
+  tfc_tiles tiles;   // those to take; zeros for any
+  Tiled tiled;
+  bool in_place;  // whether planes are read where they are in the input
 };
 
+// What a plan does, step by step; `Counts` says how often, a machine how long.
+enum Cost {
+  kRegion,    // begin with a region of the map
+  kFilter,    // begin with a filter in a block of channels
+  kSum,       // load and store a vector of sums
+  kWeight,    // fetch a weight and where it applies
+  kVector,    // multiply and add a vector
+  kPacked,    // make a vector out of 16 pixels
+  kGathered,  // make a vector out of vectors of tiles
+  kTouched,   // bring a vector in place into the nearest cache
+  kUnpacked,  // hand out a vector to 16 pixels
+  kCosts
+};
+using Costs = std::array<double, kCosts>;
+
+Costs Counts(const Tiling& tiling, const tfc_shape& shape, const Work& work);
+double Total(const Costs& counts, const Costs& each);
+
 // The one that seems fastest; `tile.run` is NULL if none can be addressed.
-Tiling ChooseTiling(const Kernel& kernel, const tfc_shape& shape, OutputSize size, Work work);
+Tiling ChooseTiling(const Kernel& kernel, const tfc_shape& shape, OutputSize size, const Work& work);
 
 }  // namespace tfc
 

@@ -1,0 +1,203 @@
+// How fast the processor is: what each kind of step takes, fitted to plans that are timed; and what follows
+// for a convolution.
+#include <algorithm>
+#include <chrono>
+#include <cstddef>
+#include <cstdint>
+#include <memory>
+#include <new>
+#include <vector>
+
+#include "outline.h"
+#include "plan.h"
+#include "run.h"
+#include "sparse_conv.h"
+
+namespace tfc {
+namespace {
+
+static_assert(sizeof(tfc_machine::steps) / sizeof(double) == kCosts, "sparse_conv.h says how many");
+
+constexpr int kRepeats = 7;
+
+template <typename Work>
+double Seconds(const Work& work) {
+  const auto start = std::chrono::steady_clock::now();
+  work();
+  return std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
+}
+
+// The shortest of some: what disturbs only ever adds.
+template <typename Work>
+double Fastest(const Work& work) {
+  double least = Seconds(work);
+  for (int i = 1; i < kRepeats; ++i) least = std::min(least, Seconds(work));
+  return least;
+}
+
+double DenseSpeed(const Kernel& kernel) {
+  constexpr int32_t kTimes = 20000;
+  volatile float sink = 0;
+  const double seconds = Fastest([&] { sink = sink + kernel.multiply(kTimes); });
+  return double{kTimes} * kernel.registers * kLanes / seconds;
+}
+
+// ---------------------------------------------------------------- the plans that are timed
+
+struct Trial {
+  int32_t size, channels, filters, kernel;
+  double density;
+  bool tiled_input, tiled_output;
+};
+
+constexpr Trial kTrials[] = {
+    {28, 32, 64, 3, 0.3, false, false},  {28, 32, 64, 3, 0.05, false, false}, {28, 64, 64, 3, 0.1, true, true},
+    {28, 64, 32, 3, 0.02, true, true},   {28, 64, 128, 1, 0.3, false, false}, {28, 64, 128, 1, 0.03, false, false},
+    {28, 128, 128, 1, 0.1, true, true},  {28, 128, 256, 1, 0.02, true, true}, {14, 128, 64, 1, 0.1, false, true},
+    {14, 128, 128, 1, 0.1, true, false}, {14, 64, 64, 3, 0.1, true, false},   {14, 64, 128, 3, 0.05, false, true},
+    {7, 128, 128, 3, 0.1, false, false}, {7, 128, 128, 3, 0.05, true, true},  {7, 256, 256, 1, 0.1, true, true},
+    {4, 64, 64, 1, 0.1, false, false},   {4, 32, 32, 3, 0.1, true, true},     {12, 16, 512, 1, 0.2, true, true},
+};
+
+tfc_shape ShapeOf(const Trial& trial) {
+  tfc_shape s = {};
+  s.height = s.width = trial.size;
+  s.channels = trial.channels;
+  s.filters = trial.filters;
+  s.kernel_height = s.kernel_width = trial.kernel;
+  s.stride_height = s.stride_width = s.dilation_height = s.dilation_width = s.groups = 1;
+  s.pad_top = s.pad_bottom = s.pad_left = s.pad_right = trial.kernel / 2;
+  return s;
+}
+
+// Places at random, always the same.
+std::vector<int32_t> Places(const tfc_shape& shape, double density) {
+  std::vector<int32_t> places;
+  uint32_t state = 1;
+  for (int64_t i = 0; i < WeightCount(shape); ++i) {
+    state = state * 1664525u + 1013904223u;
+    if ((state >> 8) < density * (1 << 24)) places.push_back(static_cast<int32_t>(i));
+  }
+  return places;
+}
+
+struct Sample {
+  Costs counts;
+  double seconds;
+};
+
+struct Destroy {
+  void operator()(tfc_plan* plan) const { tfc_plan_destroy(plan); }
+};
+
+tfc_status Measure(const Trial& trial, const char* kernel, Sample* sample) {
+  const tfc_shape shape = ShapeOf(trial);
+  const std::vector<int32_t> places = Places(shape, trial.density);
+  const std::vector<float> values(places.size(), 0.01f);
+  const tfc_weights weights = {static_cast<int64_t>(places.size()), places.data(), values.data()};
+  const tfc_options options = {kernel, {}, trial.tiled_input, trial.tiled_output, trial.tiled_output};
+  tfc_plan* made = nullptr;
+  const auto status = tfc_plan_create_with(&shape, &weights, nullptr, TFC_RELU, &options, &made);
+  if (status != TFC_OK) return status;
+  const std::unique_ptr<tfc_plan, Destroy> plan(made);
+  const tfc_tiles tiles = tfc_plan_tiles(made);
+  const auto floats = [&](int32_t channels) {
+    return static_cast<size_t>(std::max<int64_t>(tfc_tiled_floats(&tiles, shape.height, shape.width, channels),
+                                                 int64_t{shape.height} * shape.width * channels));
+  };
+  const Scratch input(floats(shape.channels)), output(floats(shape.filters));
+  if (input.data() == nullptr || output.data() == nullptr) return TFC_NO_MEMORY;
+  std::fill_n(input.data(), floats(shape.channels), 1.0f);
+  const Outline& outline = made->structure->outline;
+  sample->counts = Counts(outline.tiling, outline.shape, outline.work);
+  Run(*made, {input.data(), nullptr, output.data()}, 1, 1);  // brings everything into the caches
+  sample->seconds = Fastest([&] { Run(*made, {input.data(), nullptr, output.data()}, 1, 1); });
+  return TFC_OK;
+}
+
+// The seconds of each kind of step, none below zero, for which the relative errors of all samples are least:
+// one kind after the other is set to what is best for it.
+Costs Fit(const std::vector<Sample>& samples) {
+  constexpr int kRounds = 2000;
+  Costs each{};
+  std::vector<double> errors(samples.size(), -1.0);  // (predicted - measured) / measured
+  for (int round = 0; round < kRounds; ++round) {
+    for (int kind = 0; kind < kCosts; ++kind) {
+      double slope = 0, curvature = 0;
+      for (size_t i = 0; i < samples.size(); ++i) {
+        const double share = samples[i].counts[kind] / samples[i].seconds;
+        slope += share * errors[i];
+        curvature += share * share;
+      }
+      if (curvature == 0) continue;
+      const double change = std::max(-slope / curvature, -each[kind]);
+      each[kind] += change;
+      for (size_t i = 0; i < samples.size(); ++i) {
+        errors[i] += change * samples[i].counts[kind] / samples[i].seconds;
+      }
+    }
+  }
+  return each;
+}
+
+// ---------------------------------------------------------------- predictions
+
+// Dense kernels take tiles of pixels by filters, and pay for those that are not full.
+double DenseSeconds(const tfc_shape& s, OutputSize size, const tfc_machine& machine, int32_t threads) {
+  constexpr double kShare = 0.95;  // of what the processor can do, XNNPACK's convolutions reach
+  constexpr int64_t kPixels = 7, kFilters = 16;
+  const auto filled = [](int64_t count, int64_t tile) { return static_cast<double>((count + tile - 1) / tile * tile); };
+  const double outputs = filled(int64_t{size.height} * size.width, kPixels) *
+                         filled(s.filters / s.groups, kFilters) * s.groups;
+  const double taps = double(s.kernel_height) * s.kernel_width * (s.channels / s.groups);
+  return outputs * taps / (kShare * machine.dense * threads);
+}
+
+// Threads share regions; where there are fewer than threads, some have nothing to do.
+double SparseSeconds(const Outline& outline, const tfc_machine& machine, int32_t threads) {
+  Costs each;
+  std::copy(std::begin(machine.steps), std::end(machine.steps), each.begin());
+  const double seconds = Total(Counts(outline.tiling, outline.shape, outline.work), each);
+  const int32_t tasks = std::max(outline.tiling.Regions(), std::min(threads, outline.tiling.Regions() * 2));
+  return seconds * ((tasks + threads - 1) / threads) / tasks;
+}
+
+}  // namespace
+}  // namespace tfc
+
+tfc_status tfc_measure_machine(const char* kernel, tfc_machine* machine) {
+  if (machine == nullptr) return TFC_BAD_ARGUMENT;
+  try {
+    const tfc::Kernel* found;
+    if (const auto status = tfc::FindKernel(kernel, &found)) return status;
+    std::vector<tfc::Sample> samples;
+    for (const tfc::Trial& trial : tfc::kTrials) {
+      samples.emplace_back();
+      if (const auto status = tfc::Measure(trial, found->name, &samples.back())) return status;
+    }
+    machine->dense = tfc::DenseSpeed(*found);
+    const tfc::Costs each = tfc::Fit(samples);
+    std::copy(each.begin(), each.end(), machine->steps);
+    return TFC_OK;
+  } catch (const std::bad_alloc&) {
+    return TFC_NO_MEMORY;
+  }
+}
+
+tfc_status tfc_predict(const tfc_shape* shape, int64_t weights, int32_t channels, const tfc_options* options,
+                       const tfc_machine* machine, int32_t threads, tfc_prediction* prediction) {
+  if (shape == nullptr || options == nullptr || machine == nullptr || prediction == nullptr) return TFC_BAD_ARGUMENT;
+  if (weights < 0 || channels < 0 || threads < 1 || !(machine->dense > 0)) return TFC_BAD_ARGUMENT;
+  try {
+    tfc::OutputSize size;
+    if (const auto status = tfc::CheckShape(*shape, &size)) return status;
+    tfc::Outline outline;
+    if (const auto status = tfc::MakeOutline(*shape, weights, channels, *options, &outline)) return status;
+    prediction->dense_seconds = tfc::DenseSeconds(*shape, size, *machine, threads);
+    prediction->sparse_seconds = tfc::SparseSeconds(outline, *machine, threads);
+    prediction->tiles = {outline.tiling.tile.rows, outline.tiling.tile.columns, outline.tiling.lane_rows};
+    return TFC_OK;
+  } catch (const std::bad_alloc&) {
+    return TFC_NO_MEMORY;
+  }
+}

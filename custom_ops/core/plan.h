@@ -1,0 +1,36 @@
+// A plan: what is known of a convolution before any map comes.
+#ifndef TFCOMPRESS_PLAN_H_
+#define TFCOMPRESS_PLAN_H_
+
+#include <memory>
+#include <vector>
+
+#include "outline.h"
+#include "scratch.h"
+#include "shape.h"
+#include "sparse_conv.h"
+#include "stream.h"
+
+namespace tfc {
+
+// All of a plan but its numbers.
+struct Structure {
+  Outline outline;
+  Range range;
+  Stream stream;
+};
+
+}  // namespace tfc
+
+struct tfc_plan {
+  tfc_plan() { tfc::AddScratchUser(); }
+  ~tfc_plan() { tfc::RemoveScratchUser(); }
+  tfc_plan(const tfc_plan&) = delete;
+  tfc_plan& operator=(const tfc_plan&) = delete;
+
+  std::shared_ptr<const tfc::Structure> structure;
+  std::vector<float> values;  // in the order of the stream
+  std::vector<float> bias;
+};
+
+#endif  // TFCOMPRESS_PLAN_H_

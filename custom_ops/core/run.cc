@@ -1,0 +1,285 @@
+#include "run.h"
+
+#include <algorithm>
+#include <atomic>
+#include <vector>
+
+#include "threads.h"
+
+namespace tfc {
+namespace {
+
+// One region of one image, for some of the chunks.
+struct Task {
+  int32_t image, region_row, region_column;
+  int32_t first_chunk, chunks;
+};
+
+// The pixels of a map that the lanes of a region hold: position by position, 16 lanes each.
+struct Window {
+  int32_t height, width, channels;  // of the map
+  const std::vector<int32_t>*rows, *columns;  // of positions, from that of a lane's first
+};
+
+constexpr uint32_t kAllLanes = (1u << kLanes) - 1;
+
+int32_t FloorDiv(int32_t a, int32_t b) { return a >= 0 ? a / b : -((b - 1 - a) / b); }
+
+// What one thread does and the memory it does it in: the planes of a block, the sums of a chunk, and zeros,
+// which stand in for pixels off the map.
+class Runner {
+ public:
+  Runner(const tfc_plan& plan, const Maps& maps)
+      : plan_(plan),
+        stream_(plan.structure->stream),
+        outline_(plan.structure->outline),
+        shape_(outline_.shape),
+        tiling_(outline_.tiling),
+        tiled_(outline_.work.tiled),
+        maps_(maps),
+        plane_floats_(static_cast<ptrdiff_t>(tiling_.plane_lines) * kLanes),
+        sum_floats_(static_cast<ptrdiff_t>(tiling_.Vectors()) * kLanes),
+        pixels_(tiled_.input ? 0 : static_cast<size_t>(tiling_.Positions()) * kLanes),
+        residual_pixels_(maps.residual == nullptr || tiled_.residual ? 0 : sum_floats_),
+        moves_(tiled_.input && !outline_.work.in_place ? tiling_.Positions() : 0),
+        scratch_(PlaneFloats() + SumFloats() + std::max(shape_.channels, shape_.filters)),
+        planes_(scratch_.data()),
+        sums_(planes_ + PlaneFloats()),
+        zeros_(sums_ + SumFloats()) {
+    for (int32_t i = 0; i < tiling_.tile.rows; ++i) tile_rows_.push_back(i);
+    for (int32_t i = 0; i < tiling_.tile.columns; ++i) tile_columns_.push_back(i);
+    if (planes_ != nullptr) std::fill_n(zeros_, std::max(shape_.channels, shape_.filters), 0.0f);
+  }
+
+  bool Ready() const { return planes_ != nullptr; }
+
+  void Run(const Task& task) {
+    task_ = task;
+    if (!moves_.empty()) FindMoves();
+    if (!pixels_.empty()) FindInputPixels();
+    if (!residual_pixels_.empty()) FindResidualPixels();
+    for (int32_t c = 0; c < task.chunks; ++c) RunChunk(stream_.chunks[task.first_chunk + c]);
+  }
+
+ private:
+  size_t PlaneFloats() const { return outline_.work.in_place ? 0 : plane_floats_ * (tiling_.block_channels + 1); }
+  size_t SumFloats() const {
+    return tiled_.output ? 0 : sum_floats_ * stream_.chunks.front().filters;
+  }
+
+  void RunChunk(const Chunk& chunk) {
+    float* sums = tiled_.output ? Region(maps_.output, shape_.filters) + chunk.first_filter * sum_floats_ : sums_;
+    const float* begin = Begin(chunk, sums);
+    for (const Step& step : chunk.steps) {
+      SumBlock(chunk, step, Planes(step), begin, sums);
+      begin = sums;
+    }
+    if (!tiled_.output) UnpackTile(chunk);
+  }
+
+  // ------------------------------------------------------------ where things are
+
+  // The first output of a lane's tile.
+  int32_t TileRow(int lane) const {
+    return (task_.region_row * tiling_.lane_rows + tiling_.LaneRow(lane)) * tiling_.tile.rows;
+  }
+  int32_t TileColumn(int lane) const {
+    return (task_.region_column * tiling_.lane_columns + tiling_.LaneColumn(lane)) * tiling_.tile.columns;
+  }
+
+  // The task's region, or one `rows` below and `columns` to the right, of a map in tiles.
+  template <typename Float>
+  Float* Region(Float* map, int32_t channels, int32_t rows = 0, int32_t columns = 0) const {
+    const int64_t region = int64_t{task_.image} * tiling_.Regions() +
+                           int64_t{task_.region_row + rows} * tiling_.region_columns + task_.region_column + columns;
+    return map + region * channels * sum_floats_;
+  }
+
+  void FindInputPixels() {
+    const tfc_shape& s = shape_;
+    FindPixels(maps_.input, {s.height, s.width, s.channels, &tiling_.rows.source, &tiling_.columns.source},
+               s.stride_height, s.stride_width, s.pad_top, s.pad_left, pixels_.data());
+  }
+
+  void FindResidualPixels() {
+    const OutputSize size = outline_.size;
+    FindPixels(maps_.residual, {size.height, size.width, shape_.filters, &tile_rows_, &tile_columns_}, 1, 1, 0, 0,
+               residual_pixels_.data());
+  }
+
+  void FindPixels(const float* map, const Window& window, int64_t stride_height, int64_t stride_width, int32_t pad_top,
+                  int32_t pad_left, const float** pixels) const {
+    const float* image = map + task_.image * int64_t{window.height} * window.width * window.channels;
+    for (int lane = 0; lane < kLanes; ++lane) {
+      const int64_t top = TileRow(lane) * stride_height - pad_top, left = TileColumn(lane) * stride_width - pad_left;
+      const float** to = pixels + lane;
+      for (const int32_t row : *window.rows) {
+        const int64_t y = top + row;
+        for (const int32_t column : *window.columns) {
+          const int64_t x = left + column;
+          const bool on = y >= 0 && y < window.height && x >= 0 && x < window.width;
+          *to = on ? image + (y * window.width + x) * window.channels : zeros_;
+          to += kLanes;
+        }
+      }
+    }
+  }
+
+  // ------------------------------------------------------------ planes with a rim, from a map in tiles
+
+  void FindMoves() {
+    Move* move = moves_.data();
+    lanes_.resize(static_cast<size_t>(tiling_.Positions()) * kLanes);
+    int32_t* lanes = lanes_.data();
+    for (const int32_t row : tiling_.rows.source) {
+      for (const int32_t column : tiling_.columns.source) {
+        FindMove(row - shape_.pad_top, column - shape_.pad_left, lanes, move++);
+        lanes += kLanes;
+      }
+    }
+  }
+
+  // Of the position so far from a lane's first. All lanes move by as many lanes.
+  void FindMove(int32_t row, int32_t column, int32_t* lanes, Move* move) const {
+    const int32_t down = FloorDiv(row, tiling_.tile.rows), right = FloorDiv(column, tiling_.tile.columns);
+    const int32_t position = (row - down * tiling_.tile.rows) * tiling_.tile.columns + column - right * tiling_.tile.columns;
+    move->lanes = lanes;
+    move->count = 0;
+    uint32_t masks[3][3] = {};  // of the regions above, beside and below
+    for (int lane = 0; lane < kLanes; ++lane) {
+      const int32_t lane_row = tiling_.LaneRow(lane) + down, lane_column = tiling_.LaneColumn(lane) + right;
+      const int32_t rows = FloorDiv(lane_row, tiling_.lane_rows), columns = FloorDiv(lane_column, tiling_.lane_columns);
+      lanes[lane] = (lane_row - rows * tiling_.lane_rows) * tiling_.lane_columns + lane_column - columns * tiling_.lane_columns;
+      const int32_t y = TileRow(lane) + row, x = TileColumn(lane) + column;
+      if (y >= 0 && y < shape_.height && x >= 0 && x < shape_.width) masks[rows + 1][columns + 1] |= 1u << lane;
+    }
+    for (int32_t i = 0; i < 9; ++i) {
+      if (masks[i / 3][i % 3] == 0) continue;
+      const float* region = Region(maps_.input, shape_.channels, i / 3 - 1, i % 3 - 1);
+      move->parts[move->count++] = {region + position * kLanes, masks[i / 3][i % 3]};
+    }
+    if (down == 0 && right == 0 && masks[1][1] == kAllLanes) move->lanes = nullptr;
+  }
+
+  // ------------------------------------------------------------ the work
+
+  const float* Planes(const Step& step) {
+    if (outline_.work.in_place) return Region(maps_.input, shape_.channels) + step.first_channel * sum_floats_;
+    if (tiled_.input) {
+      GatherBlock(step);
+    } else {
+      outline_.kernel->pack({pixels_.data(), tiling_.Positions(), stream_.planes.data(), step.first_channel,
+                               step.end_channel, shape_.channels, step.first_plane, step.planes, planes_,
+                               plane_floats_});
+    }
+    return planes_;
+  }
+
+  void GatherBlock(const Step& step) {
+    float* to = planes_;
+    for (int32_t channel = step.first_channel; channel < step.end_channel;) {
+      int32_t end = channel;
+      while (end < step.end_channel && stream_.planes[end] >= 0) ++end;
+      outline_.kernel->gather({moves_.data(), tiling_.Positions(), channel, end - channel, sum_floats_, to, plane_floats_});
+      to += (end - channel) * plane_floats_;
+      channel = end;
+      while (channel < step.end_channel && stream_.planes[channel] < 0) ++channel;
+    }
+  }
+
+  // What the sums of a chunk begin with, besides the bias.
+  const float* Begin(const Chunk& chunk, float* sums) const {
+    if (maps_.residual == nullptr) return nullptr;
+    if (tiled_.residual) {
+      return Region(maps_.residual, shape_.filters) + chunk.first_filter * sum_floats_;
+    }
+    const int32_t end = chunk.first_filter + chunk.filters;
+    outline_.kernel->pack({residual_pixels_.data(), tiling_.Vectors(), nullptr, chunk.first_filter, end, end,
+                             chunk.first_filter, chunk.filters, sums, sum_floats_});
+    return sums;
+  }
+
+  void SumBlock(const Chunk& chunk, const Step& step, const float* planes, const float* begin, float* sums) const {
+    TileJob job;
+    job.counts = stream_.counts.data() + step.first_count;
+    job.slots = stream_.slots.data() + step.first_count;
+    job.lines = stream_.lines.data() + step.first_weight;
+    job.values = plan_.values.data() + step.first_weight;
+    job.filters = chunk.filters;
+    job.input = planes;
+    job.row_bytes = static_cast<ptrdiff_t>(tiling_.columns.source.size()) * kLanes * sizeof(float);
+    job.sums = sums;
+    job.begin = begin;
+    job.bias = &step == &chunk.steps.front() ? plan_.bias.data() + chunk.first_filter : nullptr;
+    job.last = &step == &chunk.steps.back();
+    job.low = plan_.structure->range.low;
+    job.high = plan_.structure->range.high;
+    tiling_.tile.run(job);
+  }
+
+  void UnpackTile(const Chunk& chunk) {
+    const OutputSize size = outline_.size;
+    float* image = maps_.output + task_.image * int64_t{size.height} * size.width * shape_.filters;
+    for (int32_t r = 0; r < tiling_.tile.rows; ++r) {
+      for (int32_t c = 0; c < tiling_.tile.columns; ++c) {
+        float* pixels[kLanes];
+        for (int lane = 0; lane < kLanes; ++lane) {
+          const int64_t y = TileRow(lane) + r, x = TileColumn(lane) + c;
+          const bool on = y < size.height && x < size.width;
+          pixels[lane] = on ? image + (y * size.width + x) * shape_.filters + chunk.first_filter : nullptr;
+        }
+        const float* from = sums_ + (r * tiling_.tile.columns + c) * kLanes;
+        outline_.kernel->unpack({pixels, chunk.filters, from, sum_floats_});
+      }
+    }
+  }
+
+  const tfc_plan& plan_;
+  const Stream& stream_;
+  const Outline& outline_;
+  const tfc_shape& shape_;
+  const Tiling& tiling_;
+  const Tiled& tiled_;
+  const Maps maps_;
+  ptrdiff_t plane_floats_, sum_floats_;
+  std::vector<int32_t> tile_rows_, tile_columns_;
+  std::vector<const float*> pixels_, residual_pixels_;  // (positions, lanes)
+  std::vector<Move> moves_;                             // by position
+  std::vector<int32_t> lanes_;                          // (positions, lanes)
+  Scratch scratch_;
+  float *planes_, *sums_, *zeros_;
+  Task task_;
+};
+
+}  // namespace
+
+tfc_status Run(const tfc_plan& plan, const Maps& maps, int32_t batch, int32_t threads) {
+  const Tiling& tiling = plan.structure->outline.tiling;
+  const auto chunks = static_cast<int32_t>(plan.structure->stream.chunks.size());
+  const int64_t regions = int64_t{batch} * tiling.Regions();
+  // Few regions are shared out by chunks of filters; each thread then packs its own copy.
+  const auto parts = static_cast<int32_t>(
+      std::clamp<int64_t>(regions >= 2 * threads ? 1 : 2 * threads / std::max<int64_t>(regions, 1), 1, chunks));
+  const int64_t tasks = regions * parts;
+  std::atomic<int64_t> next{0};
+  std::atomic<bool> failed{false};
+  RunOnThreads(static_cast<int32_t>(std::min<int64_t>(threads, std::max<int64_t>(tasks, 1))), [&](int32_t) {
+    Runner runner(plan, maps);
+    if (!runner.Ready()) {
+      failed = true;
+      return;
+    }
+    for (int64_t i = next++; i < tasks; i = next++) {
+      const int64_t region = i / parts;
+      const auto part = static_cast<int32_t>(i % parts);
+      const int32_t first = part * chunks / parts;
+      runner.Run({static_cast<int32_t>(region / tiling.Regions()),
+                  static_cast<int32_t>(region / tiling.region_columns % tiling.region_rows),
+                  static_cast<int32_t>(region % tiling.region_columns), first,
+                  (part + 1) * chunks / parts - first});
+    }
+  });
+  return failed && next < tasks ? TFC_NO_MEMORY : TFC_OK;
+}
+
+}  // namespace tfc

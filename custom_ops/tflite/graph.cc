@@ -1,0 +1,310 @@
+#include "graph.h"
+
+#include <algorithm>
+#include <functional>
+#include <map>
+#include <numeric>
+
+namespace tfc::tflite {
+namespace {
+
+struct Node {
+  int index;
+  const TfLiteNode* node;
+  int code;
+};
+
+bool ActivationOf(TfLiteFusedActivation given, tfc_activation* activation) {
+  switch (given) {
+    case kTfLiteActNone: *activation = TFC_LINEAR; return true;
+    case kTfLiteActRelu: *activation = TFC_RELU; return true;
+    case kTfLiteActRelu6: *activation = TFC_RELU6; return true;
+  }
+  return false;
+}
+
+// Places of (filters, rows, columns, depth) as `tfc_weights` wants them, (rows, columns, depth, filters).
+void Reorder(const Entries& entries, int32_t filters, int64_t per_filter, Convolution* made) {
+  std::vector<std::pair<int32_t, float>> pairs;
+  pairs.reserve(entries.places.size());
+  for (size_t i = 0; i < entries.places.size(); ++i) {
+    const int64_t filter = entries.places[i] / per_filter, rest = entries.places[i] % per_filter;
+    pairs.emplace_back(static_cast<int32_t>(rest * filters + filter), entries.values[i]);
+  }
+  std::sort(pairs.begin(), pairs.end());
+  for (const auto& [index, value] : pairs) {
+    made->indices.push_back(index);
+    made->values.push_back(value);
+  }
+}
+
+int32_t ChannelsRead(const Convolution& c) {
+  const int32_t depth = c.shape.channels / c.shape.groups;
+  std::vector<bool> read(c.shape.channels, false);
+  for (const int32_t index : c.indices) {
+    const int32_t filter = index % c.shape.filters;
+    read[filter / (c.shape.filters / c.shape.groups) * depth + index / c.shape.filters % depth] = true;
+  }
+  return static_cast<int32_t>(std::count(read.begin(), read.end(), true));
+}
+
+void PadSame(int32_t length, int32_t kernel, int32_t stride, int32_t dilation, int32_t* before, int32_t* after) {
+  const int64_t outputs = (int64_t{length} + stride - 1) / stride;
+  const int64_t needed = (outputs - 1) * stride + (int64_t{kernel} - 1) * dilation + 1 - length;
+  const auto pads = static_cast<int32_t>(std::max<int64_t>(needed, 0));
+  *before = pads / 2;
+  *after = pads - pads / 2;
+}
+
+class Reader {
+ public:
+  Reader(TfLiteContext* context, Graph* graph) : context_(context), graph_(*graph) {}
+
+  TfLiteStatus Read() {
+    if (ReadNodes() != kTfLiteOk) return kTfLiteError;
+    for (const Node& node : nodes_) ReadNode(node);
+    for (const Node& node : nodes_) {
+      if (node.code == kTfLiteBuiltinAdd) JoinAddition(node);
+    }
+    return kTfLiteOk;
+  }
+
+ private:
+  TfLiteStatus ReadNodes() {
+    TfLiteIntArray* plan = nullptr;
+    if (context_->GetExecutionPlan(context_, &plan) != kTfLiteOk || plan == nullptr) return kTfLiteError;
+    graph_.order.assign(plan->data, plan->data + plan->size);  // later calls may change the array
+    graph_.readers.resize(context_->tensors_size);
+    for (const int index : graph_.order) {
+      TfLiteNode* node = nullptr;
+      TfLiteRegistration* registration = nullptr;
+      if (context_->GetNodeAndRegistration(context_, index, &node, &registration) != kTfLiteOk) return kTfLiteError;
+      nodes_.push_back({index, node, registration->builtin_code});
+      for (int i = 0; i < node->inputs->size; ++i) {
+        if (InRange(node->inputs->data[i])) graph_.readers[node->inputs->data[i]].push_back(index);
+      }
+      for (int i = 0; i < node->outputs->size; ++i) {
+        if (InRange(node->outputs->data[i])) makers_[node->outputs->data[i]] = nodes_.size() - 1;
+      }
+    }
+    return kTfLiteOk;
+  }
+
+  bool InRange(int tensor) const { return tensor >= 0 && tensor < static_cast<int>(context_->tensors_size); }
+
+  const TfLiteTensor& Tensor(int index) const { return context_->tensors[index]; }
+
+  // ------------------------------------------------------------ convolutions
+
+  void ReadNode(const Node& node) {
+    static const std::map<int, const char* (Reader::*)(const Node&, Convolution*)> kReaders = {
+        {kTfLiteBuiltinConv2d, &Reader::ReadConv2d},
+        {kTfLiteBuiltinDepthwiseConv2d, &Reader::ReadDepthwise},
+        {kTfLiteBuiltinFullyConnected, &Reader::ReadFullyConnected},
+    };
+    const auto reader = kReaders.find(node.code);
+    if (reader == kReaders.end()) return;
+    Step step = {};
+    const char* problem = ReadTensors(node, &step);
+    if (problem == nullptr) problem = (this->*reader->second)(node, &step.convolution);
+    if (problem == nullptr) problem = ReadWeights(node, &step);
+    if (problem != nullptr) {
+      graph_.refusals.push_back({node.index, problem});
+      return;
+    }
+    step_of_[step.output] = graph_.steps.size();
+    graph_.steps.push_back(std::move(step));
+  }
+
+  const char* ReadTensors(const Node& node, Step* step) const {
+    const TfLiteIntArray *inputs = node.node->inputs, *outputs = node.node->outputs;
+    if (node.node->builtin_data == nullptr) return "it has no parameters";
+    if (inputs->size < 2 || outputs->size != 1) return "it has too few inputs or several outputs";
+    if (!InRange(inputs->data[0]) || !InRange(inputs->data[1]) || !InRange(outputs->data[0])) {
+      return "a tensor is missing";
+    }
+    *step = {{}, {node.index}, inputs->data[0], outputs->data[0], -1, -1, false};
+    for (const int tensor : {step->input, step->output}) {
+      if (Tensor(tensor).type != kTfLiteFloat32) return "it does not compute with float32";
+    }
+    return nullptr;
+  }
+
+  const char* ReadConv2d(const Node& node, Convolution* made) {
+    const auto& params = *static_cast<const TfLiteConvParams*>(node.node->builtin_data);
+    const std::vector<int> filter = DimsOf(Tensor(node.node->inputs->data[1]));
+    const std::vector<int> input = DimsOf(Tensor(node.node->inputs->data[0]));
+    if (filter.size() != 4 || input.size() != 4 || filter[3] < 1) return "its tensors are not of rank 4";
+    if (!ActivationOf(params.activation, &made->activation)) return "its activation is not relu or relu6";
+    SetSteps(params, made);
+    made->shape.channels = input[3];
+    made->shape.filters = filter[0];
+    made->shape.kernel_height = filter[1];
+    made->shape.kernel_width = filter[2];
+    made->shape.groups = input[3] / filter[3];
+    return nullptr;
+  }
+
+  const char* ReadDepthwise(const Node& node, Convolution* made) {
+    const auto& params = *static_cast<const TfLiteDepthwiseConvParams*>(node.node->builtin_data);
+    const std::vector<int> filter = DimsOf(Tensor(node.node->inputs->data[1]));
+    const std::vector<int> input = DimsOf(Tensor(node.node->inputs->data[0]));
+    if (filter.size() != 4 || input.size() != 4 || filter[0] != 1) return "its tensors are not of rank 4";
+    if (!ActivationOf(params.activation, &made->activation)) return "its activation is not relu or relu6";
+    SetSteps(params, made);
+    made->shape.channels = made->shape.groups = input[3];
+    made->shape.filters = filter[3];
+    made->shape.kernel_height = filter[1];
+    made->shape.kernel_width = filter[2];
+    made->filters_last = true;
+    return nullptr;
+  }
+
+  template <typename Params>
+  static void SetSteps(const Params& params, Convolution* made) {
+    made->same = params.padding == kTfLitePaddingSame;
+    made->shape.stride_height = params.stride_height;
+    made->shape.stride_width = params.stride_width;
+    made->shape.dilation_height = std::max(1, params.dilation_height_factor);
+    made->shape.dilation_width = std::max(1, params.dilation_width_factor);
+  }
+
+  const char* ReadFullyConnected(const Node& node, Convolution* made) {
+    const auto& params = *static_cast<const TfLiteFullyConnectedParams*>(node.node->builtin_data);
+    const std::vector<int> weights = DimsOf(Tensor(node.node->inputs->data[1]));
+    if (weights.size() != 2 || params.weights_format != 0) return "its weights are not a plain matrix";
+    if (!ActivationOf(params.activation, &made->activation)) return "its activation is not relu or relu6";
+    made->flat = true;
+    made->keep_dims = params.keep_num_dims;
+    made->shape.channels = weights[1];
+    made->shape.filters = weights[0];
+    made->shape.kernel_height = made->shape.kernel_width = made->shape.groups = 1;
+    made->shape.stride_height = made->shape.stride_width = 1;
+    made->shape.dilation_height = made->shape.dilation_width = 1;
+    return nullptr;
+  }
+
+  // ------------------------------------------------------------ weights
+
+  const char* ReadWeights(const Node& node, Step* step) {
+    Convolution* made = &step->convolution;
+    tfc_shape check = made->shape;
+    check.height = check.width = 1;
+    check.pad_bottom = check.kernel_height * std::max(1, check.dilation_height);
+    check.pad_right = check.kernel_width * std::max(1, check.dilation_width);
+    int32_t height, width;
+    if (tfc_output_size(&check, &height, &width) != TFC_OK) return "its sizes make no convolution";
+    Entries entries;
+    if (const char* problem = ReadEntries(node.node->inputs->data[1], step, &entries)) return problem;
+    if (const char* problem = ReadBias(node, made)) return problem;
+    const int64_t count = int64_t{check.kernel_height} * check.kernel_width * (check.channels / check.groups);
+    // Where filters are the last axis already, all is as if there were one.
+    Reorder(entries, made->filters_last ? 1 : check.filters, made->filters_last ? count * check.filters : count, made);
+    made->channels_read = ChannelsRead(*made);
+    return nullptr;
+  }
+
+  // Follows a DENSIFY to what it makes dense.
+  const char* ReadEntries(int tensor, Step* step, Entries* entries) {
+    const auto maker = makers_.find(tensor);
+    if (maker == makers_.end()) {
+      return Constant(Tensor(tensor)) ? ReadDense(Tensor(tensor), entries) : "its weights are not constants of float32";
+    }
+    const Node& densify = nodes_[maker->second];
+    if (densify.code != kTfLiteBuiltinDensify) return "its weights are computed";
+    const TfLiteTensor& sparse = Tensor(densify.node->inputs->data[0]);
+    if (!Constant(sparse)) return "its weights are not constants of float32";
+    if (const char* problem = ReadSparse(sparse, entries)) return problem;
+    if (graph_.readers[tensor].size() == 1) step->nodes.insert(step->nodes.begin(), densify.index);
+    return nullptr;
+  }
+
+  static bool Constant(const TfLiteTensor& tensor) {
+    const bool fixed = tensor.allocation_type == kTfLiteMmapRo || tensor.allocation_type == kTfLitePersistentRo;
+    return fixed && tensor.type == kTfLiteFloat32 && tensor.data != nullptr && tensor.dims != nullptr;
+  }
+
+  const char* ReadBias(const Node& node, Convolution* made) {
+    const int tensor = node.node->inputs->size < 3 ? kTfLiteOptionalTensor : node.node->inputs->data[2];
+    made->bias.assign(made->shape.filters, 0.0f);
+    if (tensor == kTfLiteOptionalTensor) return nullptr;
+    if (!InRange(tensor) || !Constant(Tensor(tensor))) return "its bias is not a constant of float32";
+    if (Tensor(tensor).bytes != made->bias.size() * sizeof(float)) return "its bias has another size than its filters";
+    const auto* values = static_cast<const float*>(Tensor(tensor).data);
+    made->bias.assign(values, values + made->bias.size());
+    return nullptr;
+  }
+
+  // ------------------------------------------------------------ additions
+
+  // Joins an addition of two maps to the later of the convolutions that make them, if nothing else reads that.
+  void JoinAddition(const Node& node) {
+    const TfLiteIntArray* inputs = node.node->inputs;
+    tfc_activation activation;
+    if (inputs->size != 2 || node.node->outputs->size != 1 || node.node->builtin_data == nullptr) return;
+    const auto& params = *static_cast<const TfLiteAddParams*>(node.node->builtin_data);
+    if (!ActivationOf(params.activation, &activation)) return;
+    const int a = inputs->data[0], b = inputs->data[1];
+    if (a == b || !InRange(a) || !InRange(b) || DimsOf(Tensor(a)) != DimsOf(Tensor(b))) return;
+    if (Constant(Tensor(a)) || Constant(Tensor(b)) || makers_.count(a) + makers_.count(b) == 0) return;
+    const bool first = makers_.count(b) == 0 || (makers_.count(a) != 0 && makers_[a] > makers_[b]);
+    const int made = first ? a : b, other = first ? b : a;
+    const auto found = step_of_.find(made);
+    if (found == step_of_.end() || graph_.readers[made].size() != 1) return;
+    Step& step = graph_.steps[found->second];
+    if (step.residual >= 0 || step.convolution.activation != TFC_LINEAR) return;
+    step.nodes.push_back(node.index);
+    step.residual = other;
+    step.sum = made;
+    step.output = node.node->outputs->data[0];
+    step.convolution.activation = activation;
+    step_of_[step.output] = found->second;
+    step_of_.erase(made);
+  }
+
+  TfLiteContext* context_;
+  Graph& graph_;
+  std::vector<Node> nodes_;
+  std::map<int, size_t> makers_;   // by tensor: which of `nodes_`
+  std::map<int, size_t> step_of_;  // by output
+};
+
+}  // namespace
+
+std::vector<int> DimsOf(const TfLiteTensor& tensor) {
+  if (tensor.dims == nullptr) return {};
+  return std::vector<int>(tensor.dims->data, tensor.dims->data + tensor.dims->size);
+}
+
+TfLiteStatus ReadGraph(TfLiteContext* context, Graph* graph) { return Reader(context, graph).Read(); }
+
+tfc_status FindSizes(const Convolution& c, const std::vector<int>& input, Sizes* sizes) {
+  if (input.empty() || std::any_of(input.begin(), input.end(), [](int size) { return size < 0; })) return TFC_BAD_SHAPE;
+  tfc_shape* s = &sizes->shape;
+  *s = c.shape;
+  if (c.flat) {
+    const int64_t count = std::accumulate(input.begin(), input.end(), int64_t{1}, std::multiplies<>());
+    if (count % s->channels != 0 || count / s->channels > INT32_MAX) return TFC_BAD_SHAPE;
+    const auto rows = static_cast<int32_t>(count / s->channels);
+    s->height = 1;
+    s->width = std::max(rows, 1);
+    sizes->images = rows == 0 ? 0 : 1;
+    sizes->output = c.keep_dims ? std::vector<int>(input.begin(), input.end() - 1) : std::vector<int>{rows};
+    sizes->output.push_back(s->filters);
+    return TFC_OK;
+  }
+  if (input.size() != 4 || input[3] != s->channels) return TFC_BAD_SHAPE;
+  s->height = input[1];
+  s->width = input[2];
+  if (c.same) {
+    PadSame(s->height, s->kernel_height, s->stride_height, s->dilation_height, &s->pad_top, &s->pad_bottom);
+    PadSame(s->width, s->kernel_width, s->stride_width, s->dilation_width, &s->pad_left, &s->pad_right);
+  }
+  int32_t height, width;
+  if (const auto status = tfc_output_size(s, &height, &width)) return status;
+  sizes->images = input[0];
+  sizes->output = {input[0], height, width, s->filters};
+  return TFC_OK;
+}
+
+}  // namespace tfc::tflite

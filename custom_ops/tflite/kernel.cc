@@ -1,0 +1,199 @@
+#include "kernel.h"
+
+#include <algorithm>
+#include <cstdlib>
+#include <cstring>
+#include <functional>
+#include <limits>
+#include <numeric>
+
+namespace tfc::tflite {
+namespace {
+
+constexpr int64_t kLine = 16;  // floats of a cache line
+
+int64_t Floats(const std::vector<int>& dims) {
+  return std::accumulate(dims.begin(), dims.end(), int64_t{1}, std::multiplies<>());
+}
+
+// An addition by itself.
+void Add(const float* a, const float* b, int64_t count, tfc_activation activation, float* sum) {
+  const float low = activation == TFC_LINEAR ? -std::numeric_limits<float>::infinity() : 0.0f;
+  const float high = activation == TFC_RELU6 ? 6.0f : std::numeric_limits<float>::infinity();
+  for (int64_t i = 0; i < count; ++i) sum[i] = std::min(std::max(a[i] + b[i], low), high);
+}
+
+TfLiteStatus Resize(TfLiteContext* context, int index, const std::vector<int>& dims) {
+  TfLiteTensor* tensor = &context->tensors[index];
+  if (DimsOf(*tensor) == dims) return kTfLiteOk;
+  // TFLite takes the array, and gives it back to the allocator of C.
+  auto* array = static_cast<TfLiteIntArray*>(std::malloc(sizeof(int) * (dims.size() + 1)));
+  if (array == nullptr) return kTfLiteError;
+  array->size = static_cast<int>(dims.size());
+  std::copy(dims.begin(), dims.end(), array->data);
+  return context->ResizeTensor(context, tensor, array);
+}
+
+bool SameShape(const Sizes& a, const Sizes& b) {
+  return std::memcmp(&a.shape, &b.shape, sizeof(a.shape)) == 0 && a.images == b.images && a.output == b.output;
+}
+
+}  // namespace
+
+Kernel::Kernel(std::vector<Step> steps, const std::vector<int>& outputs, const Setting& setting)
+    : outputs_(outputs), setting_(setting) {
+  for (Step& step : steps) {
+    step.apart = step.residual >= 0 && Visible(step.sum);
+    steps_.push_back(std::move(step));
+  }
+}
+
+bool Kernel::Visible(int tensor) const { return std::count(outputs_.begin(), outputs_.end(), tensor) > 0; }
+
+// ---------------------------------------------------------------- preparing
+
+TfLiteStatus Kernel::Prepare(TfLiteContext* context) {
+  std::vector<Sizes> sizes;
+  if (const auto status = Measure(context, &sizes)) return Fail(context, status);
+  if (ResizeOutputs(context, sizes) != kTfLiteOk) return kTfLiteError;
+  const bool same = sizes.size() == sizes_.size() && std::equal(sizes.begin(), sizes.end(), sizes_.begin(), SameShape);
+  if (same) return kTfLiteOk;
+  sizes_.clear();
+  if (const auto status = MakePlans(sizes)) return Fail(context, status);
+  PlaceBuffers(sizes);
+  if (memory_floats_ > 0 && memory_ == nullptr) return Fail(context, TFC_NO_MEMORY);
+  sizes_ = std::move(sizes);
+  return kTfLiteOk;
+}
+
+// The sizes of all maps, from those of the tensors that come from outside.
+tfc_status Kernel::Measure(TfLiteContext* context, std::vector<Sizes>* sizes) {
+  std::map<int, std::vector<int>> dims;
+  for (const Step& step : steps_) {
+    const auto inner = dims.find(step.input);
+    const std::vector<int> input = inner != dims.end() ? inner->second : DimsOf(context->tensors[step.input]);
+    sizes->emplace_back();
+    if (const auto status = FindSizes(step.convolution, input, &sizes->back())) return status;
+    if (step.residual >= 0) {
+      const auto other = dims.find(step.residual);
+      const auto residual = other != dims.end() ? other->second : DimsOf(context->tensors[step.residual]);
+      if (residual != sizes->back().output) return TFC_BAD_SHAPE;
+    }
+    dims[step.output] = sizes->back().output;
+  }
+  return TFC_OK;
+}
+
+TfLiteStatus Kernel::ResizeOutputs(TfLiteContext* context, const std::vector<Sizes>& sizes) {
+  for (size_t i = 0; i < steps_.size(); ++i) {
+    for (const int tensor : {steps_[i].output, steps_[i].apart ? steps_[i].sum : steps_[i].output}) {
+      if (Visible(tensor) && Resize(context, tensor, sizes[i].output) != kTfLiteOk) return kTfLiteError;
+    }
+  }
+  return kTfLiteOk;
+}
+
+tfc_status Kernel::MakePlans(const std::vector<Sizes>& sizes) {
+  const std::vector<Unit> units = UnitsOf(steps_, sizes);
+  int32_t tensors = 0;
+  for (const Unit& unit : units) tensors = std::max({tensors, unit.input + 1, unit.output + 1, unit.residual + 1});
+  std::vector<bool> visible(tensors, false);
+  for (const int tensor : outputs_) {
+    if (tensor < tensors) visible[tensor] = true;
+  }
+  for (const Step& step : steps_) {
+    if (step.apart && step.residual < tensors) visible[step.residual] = true;
+  }
+  choices_ = PlanFormats(units, visible, setting_);
+  plans_.clear();
+  for (size_t i = 0; i < steps_.size(); ++i) {
+    const Convolution& c = steps_[i].convolution;
+    const Choice& choice = choices_[i];
+    const tfc_weights weights = {static_cast<int64_t>(c.indices.size()), c.indices.data(), c.values.data()};
+    const bool tiled = choice.tiled_input || choice.tiled_residual || choice.tiled_output;
+    const tfc_options options = {setting_.kernel, tiled ? choice.tiles : tfc_tiles{}, choice.tiled_input,
+                                 choice.tiled_residual, choice.tiled_output};
+    tfc_plan* plan = nullptr;
+    const auto status =
+        tfc_plan_create_with(&sizes[i].shape, &weights, c.bias.data(), steps_[i].apart ? TFC_LINEAR : c.activation,
+                             &options, &plan);
+    if (status != TFC_OK) return status;
+    plans_.emplace_back(plan);
+  }
+  return TFC_OK;
+}
+
+// Gives inner maps places in one piece of memory, where none overlaps another that lives at the same time.
+void Kernel::PlaceBuffers(const std::vector<Sizes>& sizes) {
+  buffers_.clear();
+  for (size_t i = 0; i < steps_.size(); ++i) {
+    for (const int read : {steps_[i].input, steps_[i].residual}) {
+      const auto found = buffers_.find(read);
+      if (found != buffers_.end()) found->second.last = i;
+    }
+    if (Visible(steps_[i].output)) continue;
+    const std::vector<int>& dims = sizes[i].output;
+    const bool tiled = choices_[i].tiled_output;
+    const int64_t floats =
+        tiled ? tfc_tiled_floats(&choices_[i].tiles, dims[1], dims[2], dims[3]) * dims[0] : Floats(dims);
+    buffers_[steps_[i].output] = {(floats + kLine - 1) / kLine * kLine, i, i, 0};
+  }
+  int64_t end = 0;
+  std::vector<const Buffer*> placed;  // by offset
+  for (auto& [tensor, buffer] : buffers_) {
+    buffer.offset = 0;
+    for (const Buffer* other : placed) {
+      const bool together = other->first <= buffer.last && buffer.first <= other->last;
+      const bool overlap = other->offset < buffer.offset + buffer.floats && buffer.offset < other->offset + other->floats;
+      if (together && overlap) buffer.offset = other->offset + other->floats;
+    }
+    end = std::max(end, buffer.offset + buffer.floats);
+    placed.insert(std::upper_bound(placed.begin(), placed.end(), &buffer,
+                                   [](const Buffer* a, const Buffer* b) { return a->offset < b->offset; }),
+                  &buffer);
+  }
+  if (end > memory_floats_ || memory_ == nullptr) {
+    memory_.reset(static_cast<float*>(std::aligned_alloc(kLine * sizeof(float), std::max(end, kLine) * sizeof(float))));
+  }
+  memory_floats_ = end;
+}
+
+// ---------------------------------------------------------------- running
+
+float* Kernel::Map(TfLiteContext* context, int tensor) const {
+  const auto buffer = buffers_.find(tensor);
+  if (buffer != buffers_.end()) return memory_.get() + buffer->second.offset;
+  return static_cast<float*>(context->tensors[tensor].data);
+}
+
+TfLiteStatus Kernel::Invoke(TfLiteContext* context) {
+  for (size_t i = 0; i < steps_.size(); ++i) {
+    const Step& step = steps_[i];
+    const float* residual = step.residual < 0 ? nullptr : Map(context, step.residual);
+    float* output = Map(context, step.output);
+    float* sum = step.apart ? Map(context, step.sum) : output;
+    const auto status = tfc_plan_run_with(plans_[i].get(), Map(context, step.input), step.apart ? nullptr : residual, sum,
+                                          sizes_[i].images, setting_.threads);
+    if (status != TFC_OK) return Fail(context, status);
+    if (step.apart) Add(sum, residual, Floats(sizes_[i].output), step.convolution.activation, output);
+  }
+  return kTfLiteOk;
+}
+
+TfLiteStatus Kernel::Fail(TfLiteContext* context, tfc_status status) {
+  context->ReportError(context, "tfcompress: %s", tfc_status_message(status));
+  return kTfLiteError;
+}
+
+std::vector<Unit> UnitsOf(const std::vector<Step>& steps, const std::vector<Sizes>& sizes) {
+  std::vector<Unit> units;
+  for (size_t i = 0; i < steps.size(); ++i) {
+    const Step& step = steps[i];
+    units.push_back({sizes[i].shape, static_cast<int64_t>(step.convolution.indices.size()),
+                     step.convolution.channels_read, step.input, step.apart ? step.sum : step.output,
+                     step.apart ? -1 : step.residual, sizes[i].images});
+  }
+  return units;
+}
+
+}  // namespace tfc::tflite
