@@ -1,4 +1,5 @@
-# What a contributor types. `make help` lists it. On a new machine Python 3.11 or later and make do.
+# What a contributor types. `make help` lists it. On a new machine Python 3.11 or later, make and g++ do; without
+# g++ all but the native libraries is there.
 #
 #   PYTHON=python3.12      makes the environment (looked at only while .venv does not exist)
 #   BACKEND=tensorflow     instead of tensorflow-cpu, which has wheels for Linux on x86-64 and Windows only
@@ -9,18 +10,24 @@ BACKEND ?= cpu
 WORKERS ?= 2
 VENV ?= .venv
 BIN = $(VENV)/bin
+# As in pyproject.toml: here they stay, so that `make ops` compiles only what changed.
+BUILD_TOOLS = 'setuptools>=77' 'cmake>=3.18'
 
 .DEFAULT_GOAL := help
-.PHONY: help quickstart test test-jax test-tfmot lint doctest bench clean
+.NOTPARALLEL: # two targets may fill one environment
+.PHONY: help quickstart ops test test-jax test-tfmot lint doctest bench clean
 
 help: ## this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
 
-quickstart: $(VENV)/.installed ## install the package into .venv and run examples/quickstart.py
+quickstart: ops ## install the package into .venv and run examples/quickstart.py
 	$(BIN)/python examples/quickstart.py
 
+ops: $(VENV)/.installed ## compile the native libraries into tfcompress/_native
+	MAKEFLAGS=--no-print-directory $(BIN)/python setup.py --quiet build_ops --inplace --strict
+
 # A test file goes to one process whole, so that the models its fixtures build are built once.
-test: $(VENV)/.installed-dev ## run the tests
+test: $(VENV)/.installed-dev ops ## run the tests
 	$(BIN)/python -m pytest -n $(WORKERS) --dist loadfile
 
 test-jax: $(VENV)-jax/.installed ## run what needs no TensorFlow under JAX, in an environment of its own
@@ -45,6 +52,7 @@ bench: $(VENV)/.installed-dev ## run the benchmarks; results go to tests/benchma
 
 clean: ## delete the environment and all that tools left behind
 	rm -rf $(VENV) $(VENV)-jax $(VENV)-tfmot .build dist .hypothesis .mypy_cache .pytest_cache .ruff_cache *.egg-info
+	rm -f tfcompress/_native/libtfcompress_*
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 $(BIN)/python:
@@ -53,11 +61,13 @@ $(BIN)/python:
 	$(PYTHON) -m venv $(VENV)
 
 $(VENV)/.installed: pyproject.toml setup.py | $(BIN)/python
-	$(BIN)/python -m pip install --quiet --editable '.[$(BACKEND)]'
+	$(BIN)/python -m pip install --quiet $(BUILD_TOOLS)
+	$(BIN)/python -m pip install --quiet --no-build-isolation --editable '.[$(BACKEND)]'
 	@touch $@
 
 $(VENV)/.installed-dev: pyproject.toml setup.py | $(BIN)/python
-	$(BIN)/python -m pip install --quiet --editable '.[$(BACKEND),test,lint]'
+	$(BIN)/python -m pip install --quiet $(BUILD_TOOLS)
+	$(BIN)/python -m pip install --quiet --no-build-isolation --editable '.[$(BACKEND),test,lint]'
 	@touch $(VENV)/.installed $@
 
 $(VENV)-jax/.installed: pyproject.toml setup.py

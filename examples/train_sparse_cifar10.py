@@ -36,17 +36,21 @@ flags.DEFINE_list("methods", None, "Which methods to run; all without it.")
 flags.DEFINE_integer("epochs", 4, "Epochs of training before any sparsity.")
 flags.DEFINE_integer("sparse_epochs", 4, "Epochs that follow, for every method alike.")
 flags.DEFINE_float("sparsity", 0.8, "The share of the kernels to make zero.")
+flags.DEFINE_bool("choose_rates", False, "Only try rates of training, on a tenth of the training images.")
 flags.DEFINE_list("seeds", ["0", "1", "2"], "Seeds of weights, batches and random masks.")
 FLAGS = flags.FLAGS
 
 WIDTHS = {"resnet20": 8, "vgg": 16}  # filters of the first stage; the papers have 16 and 64
-RATE, TUNE_RATE = 0.1, 0.02
+RATES = {"resnet20": (0.1, 0.02), "vgg": (0.02, 0.004)}  # of training, and of the epochs that follow
+CANDIDATES = (0.2, 0.1, 0.05, 0.02, 0.01)
 ENDS = ["stem", "head"]  # stay dense
 
 
 def main(argv: list[str]) -> None:
     del argv
     images = datasets.load(FLAGS.data_dir)
+    if FLAGS.choose_rates:
+        return choose_rates(images)
     out = Path(FLAGS.out_dir)
     out.mkdir(parents=True, exist_ok=True)
     results = studies.Results(out / "results.json", settings(images), ("network", "method", "seed"))
@@ -60,6 +64,21 @@ def main(argv: list[str]) -> None:
                     seed=seed,
                 )
     report(results.runs, out)
+
+
+def choose_rates(images: datasets.Images) -> None:
+    """Prints how well each rate trains the networks, of images that are held out of the training set."""
+    held_out = len(images.train[0]) // 10
+    images = images._replace(
+        train=tuple(part[:-held_out] for part in images.train),
+        test=tuple(part[-held_out:] for part in images.train),
+    )
+    for network in FLAGS.networks:
+        for rate in CANDIDATES:
+            keras.utils.set_random_seed(0)
+            model = Study(images, network, 0, Path()).new()
+            studies.train(model, images, FLAGS.epochs, rate)
+            print(network, rate, studies.accuracy(model, images), flush=True)
 
 
 # ------------------------------------------------------------------ the runs
@@ -85,14 +104,18 @@ class Study:
     def trained(self) -> keras.Model:
         if not self.file.exists():
             model = self.new()
-            studies.train(model, self.images, FLAGS.epochs, RATE)
+            studies.train(model, self.images, FLAGS.epochs, self.rates[0])
             model.save(self.file)
         return keras.saving.load_model(self.file, compile=False)
 
     def train(self, model: keras.Model, *extra: keras.callbacks.Callback) -> keras.Model:
         """Of the trained network or one made from it, the epochs that all methods have."""
-        studies.train(model, self.images, FLAGS.sparse_epochs, TUNE_RATE, extra)
+        studies.train(model, self.images, FLAGS.sparse_epochs, self.rates[1], extra)
         return model
+
+    @property
+    def rates(self) -> tuple[float, float]:
+        return RATES[self.network]
 
     @property
     def last_update(self) -> int:
@@ -129,7 +152,7 @@ def masked(study: Study, rule: MaskRule) -> dict:
 def scratch(study: Study) -> dict:
     wrapped = tfcompress.wrap(study.new(), RandomMask(FLAGS.sparsity, study.seed), exclude=ENDS)
     epochs = FLAGS.epochs + FLAGS.sparse_epochs
-    studies.train(wrapped, study.images, epochs, RATE, [callbacks.UpdateMasks()])
+    studies.train(wrapped, study.images, epochs, study.rates[0], [callbacks.UpdateMasks()])
     return measured(tfcompress.strip(wrapped), study)
 
 
@@ -214,7 +237,7 @@ def settings(images: datasets.Images) -> dict:
         "sparse_epochs": FLAGS.sparse_epochs,
         "sparsity": FLAGS.sparsity,
         "batch": studies.BATCH,
-        "rates": [RATE, TUNE_RATE],
+        "rates": {network: list(rates) for network, rates in RATES.items()},
     }
 
 

@@ -18,13 +18,15 @@ from tfcompress import (
     criteria,
     export,
     layers,
+    ops,
     pruning,
     regularizers,
     schedules,
     selection,
 )
 from tfcompress.channels import shrink, trace
-from tfcompress.layers import constrain, release, strip, wrap
+from tfcompress.layers import constrain, densify, release, strip, wrap
+from tfcompress.ops import load_delegate
 from tfcompress.pruning import (
     attach,
     compact,
@@ -34,6 +36,7 @@ from tfcompress.pruning import (
     remove_zeroed,
     replace_head,
     shrink_silenced,
+    sparsify,
     sparsity_for,
 )
 from tfcompress.selection import Cutoff, Selection
@@ -51,8 +54,11 @@ __all__ = [
     "constrain",
     "constraints",
     "criteria",
+    "densify",
     "export",
     "layers",
+    "load_delegate",
+    "ops",
     "prune",
     "prune_layerwise",
     "pruning",
@@ -65,6 +71,7 @@ __all__ = [
     "selection",
     "shrink",
     "shrink_silenced",
+    "sparsify",
     "sparsity_for",
     "strip",
     "trace",

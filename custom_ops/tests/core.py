@@ -1,20 +1,15 @@
-"""The core, compiled with g++ and called through ctypes."""
+"""The core of the package, called through ctypes."""
 
 import ctypes
 import functools
-import platform
-import subprocess
-import tempfile
 from pathlib import Path
 
 import numpy as np
+import pytest
+
+from tfcompress import _native
 
 SOURCES = Path(__file__).parents[1] / "core"
-FLAGS = "-O2 -std=c++17 -fPIC -fvisibility=hidden -Wall -Wextra -fno-math-errno -fno-trapping-math".split()
-FLAGS_OF = {
-    "lanes_avx512": ["-mavx512f", "-mprefer-vector-width=512", "-Wno-maybe-uninitialized"],
-    "lanes_avx2": ["-mavx2", "-mfma", "-Wno-maybe-uninitialized"],
-}
 OK, BAD_ARGUMENT, BAD_SHAPE, NOT_FINITE, TOO_LARGE, NOT_ON_THIS_CPU, NO_MEMORY = range(7)
 ACTIVATIONS = {None: 0, "relu": 1, "relu6": 2}
 _FIELDS = (
@@ -54,18 +49,20 @@ class Weights(ctypes.Structure):
         return cls(indices, dense.ravel()[indices])
 
 
+def file() -> Path:
+    """The library, which must not be older than its sources."""
+    found = _native.path("core")
+    if found is None:
+        pytest.skip("the native libraries were not built: `make ops`, with a C++ compiler, does it")
+    sources = (path for path in SOURCES.iterdir() if path.suffix in (".cc", ".h", ".inl"))
+    newest = max(sources, key=lambda path: path.stat().st_mtime)
+    assert newest.stat().st_mtime <= found.stat().st_mtime, f"{newest.name} is newer: run `make ops`"
+    return found
+
+
 @functools.cache
 def library() -> ctypes.CDLL:
-    folder = Path(tempfile.mkdtemp(prefix="tfcompress-core-"))
-    x86 = platform.machine() in ("x86_64", "AMD64")
-    objects = []
-    for source in sorted(SOURCES.glob("*.cc")):
-        objects.append(folder / f"{source.stem}.o")
-        own = FLAGS_OF.get(source.stem, []) if x86 else []
-        subprocess.run(["g++", *FLAGS, *own, "-c", str(source), "-o", str(objects[-1])], check=True)
-    file = folder / "core.so"
-    subprocess.run(["g++", "-shared", "-pthread", *map(str, objects), "-o", str(file)], check=True)
-    core = ctypes.CDLL(str(file))
+    core = ctypes.CDLL(str(file()))
     for name in ("tfc_kernel_name", "tfc_plan_kernel", "tfc_status_message"):
         getattr(core, name).restype = ctypes.c_char_p
     number, text = ctypes.c_int32, ctypes.c_char_p
@@ -78,12 +75,17 @@ def library() -> ctypes.CDLL:
     return core
 
 
-def kernels() -> list[str]:
-    """Those that this processor supports."""
+def compiled() -> list[str]:
+    """The kernels in the library, best first."""
     found = []
     while name := library().tfc_kernel_name(len(found)):
         found.append(name.decode())
-    return [name for index, name in enumerate(found) if library().tfc_kernel_supported(index)]
+    return found
+
+
+def kernels() -> list[str]:
+    """Those that this processor supports."""
+    return [name for index, name in enumerate(compiled()) if library().tfc_kernel_supported(index)]
 
 
 def pointer(array: np.ndarray | None) -> _POINTER | None:

@@ -46,7 +46,9 @@ def library() -> ctypes.CDLL:
     return lib
 
 
-def create(shape, weights, bias=None, activation=None, kernel: str | None = None, **options) -> tuple[int, _POINTER]:
+def create(
+    shape, weights, bias=None, activation=None, kernel: str | None = None, **options
+) -> tuple[int, _POINTER]:
     """The status and the plan."""
     weights, plan = core.Weights.of(weights), _POINTER()
     given = Options(kernel=None if kernel is None else kernel.encode(), **options)

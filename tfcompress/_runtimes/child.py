@@ -4,12 +4,16 @@
 where it is used, so that a .tflite file runs without waiting for TensorFlow.
 """
 
+import ctypes
 import importlib.metadata
+import pathlib
 import time
 from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
+
+OPS = pathlib.Path(__file__).parents[1] / "_native" / "libtfcompress_tf.so"  # where tfcompress._native has it
 
 
 def convert(folder: str, quantization: str | None, encodings: list[bool], samples: list, batch: int) -> dict:
@@ -38,9 +42,9 @@ def _converter(folder: str, quantization: str | None, sparse: bool, samples: lis
     return converter
 
 
-def run(runtime: str, path: str, batches: list, threads: int) -> list:
-    """The outputs of the model for each batch."""
-    model = RUNTIMES[runtime](path, threads)
+def run(runtime: str, path: str, batches: list, threads: int, delegate: Any = None) -> list:
+    """The outputs of the model for each batch. A delegate is a library and its options."""
+    model = RUNTIMES[runtime](path, threads, delegate)
     return [model(batch) for batch in batches]
 
 
@@ -51,9 +55,12 @@ def prove(runtime: str, path: str, batches: list, first: Any, threads: int, **li
     return {"outputs": outputs, "sparse": model.sparse, **_times([model], [model.timer(first)], **limits)}
 
 
-def measure(runtime: str, paths: list, inputs: Any, batch: int, threads: int, **limits: Any) -> dict:
+def measure(
+    runtime: str, paths: list, delegates: list, inputs: Any, batch: int, threads: int, **limits: Any
+) -> dict:
     """Times for each of the models, run in turn; `inputs` is a batch, or None for made-up numbers."""
-    models = [RUNTIMES[runtime](path, threads) for path in paths]
+    pairs = zip(paths, delegates, strict=True)
+    models = [RUNTIMES[runtime](path, threads, delegate) for path, delegate in pairs]
     timers = [model.timer(model.stub(batch) if inputs is None else inputs) for model in models]
     return _times(models, timers, **limits)
 
@@ -72,10 +79,13 @@ def _times(models: list, timers: list, repeats: int, warmup: int, seconds: float
 class LiteRT:
     """A .tflite file with one signature, in the stock interpreter. Inputs and outputs go by name."""
 
-    def __init__(self, path: str, threads: int):
+    def __init__(self, path: str, threads: int, delegate: Any = None):
         from ai_edge_litert import interpreter
 
-        self.interpreter = interpreter.Interpreter(model_path=path, num_threads=threads)
+        delegates = [interpreter.load_delegate(*delegate)] if delegate else []
+        self.interpreter = interpreter.Interpreter(
+            model_path=path, num_threads=threads, experimental_delegates=delegates
+        )
         self.inputs = self.interpreter.get_signature_runner().get_input_details()
 
     @property
@@ -135,11 +145,12 @@ class SavedModel:
 
     sparse = False
 
-    def __init__(self, path: str, threads: int):
+    def __init__(self, path: str, threads: int, delegate: None = None):
         import tensorflow as tf
 
         tf.config.threading.set_intra_op_parallelism_threads(threads)
         tf.config.threading.set_inter_op_parallelism_threads(1)
+        _load_op(path, threads)
         self.model = tf.saved_model.load(path)
         self.version = f"TensorFlow {tf.__version__}"
 
@@ -177,6 +188,23 @@ class SavedModel:
         types = {name: spec.dtype.as_numpy_dtype for name, spec in self._specs.items()}
         tensors = {name: tf.constant(array) for name, array in _by_name(inputs, types).items()}
         return lambda: self.model.signatures["serving_default"](**tensors)
+
+
+def _load_op(path: str, threads: int) -> None:
+    """Loads the native op of tfcompress if a SavedModel has it."""
+    graph = pathlib.Path(path, "saved_model.pb")
+    if graph.is_file() and b"TfcompressSparseConv2D" in graph.read_bytes():
+        op_library(OPS).tfcompress_use_threads(threads=threads)
+
+
+def op_library(file: pathlib.Path) -> Any:
+    """The module of the native ops in a library."""
+    import tensorflow as tf
+
+    framework = pathlib.Path(tf.sysconfig.get_lib(), "libtensorflow_framework.so.2")
+    if framework.is_file():  # TensorFlow 2.16, for one, does not show its C interface to what it loads
+        ctypes.CDLL(str(framework), mode=ctypes.RTLD_GLOBAL)
+    return tf.load_op_library(str(file))
 
 
 RUNTIMES: dict[str, Any] = {"litert": LiteRT, "saved_model": SavedModel}

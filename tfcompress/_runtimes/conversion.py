@@ -58,7 +58,7 @@ def tflite_files(
     Raises:
         process.ChildError: the converter raised an error or crashed.
     """
-    model, signature = in_float32(model), signature.in_float32()
+    model, signature = in_float32(in_stock_layers(model)), signature.in_float32()
     samples = [signature.named(sample) for sample in samples or []]
     options = {"quantization": quantization, "encodings": list(encodings), "samples": samples}
     try:
@@ -73,6 +73,19 @@ def _convert(model: keras.Model, signature: Signature, batch: int | None, option
     with tempfile.TemporaryDirectory() as folder:
         save(model, signature, pathlib.Path(folder), batch)
         return process.call(CHILD, "convert", folder=folder, batch=batch or 1, **options)
+
+
+def in_stock_layers(model: keras.Model) -> keras.Model:
+    """The model, or a copy with stock layers for those that know one of equal outputs, their `to_conv()`."""
+    if not _calls.is_functional(model) or not any(
+        hasattr(layer, "to_conv") for _, layer in _calls.walk(model)
+    ):
+        return model
+
+    def convert(path: str, operation: Any, copied: Any) -> Any:
+        return operation.to_conv() if hasattr(operation, "to_conv") else copied(operation)
+
+    return _cloning.copy(model, convert=convert)
 
 
 def in_float32(model: keras.Model) -> keras.Model:

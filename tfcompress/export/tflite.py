@@ -23,6 +23,7 @@ from tfcompress._runtimes.signature import Signature
 from tfcompress.export import inputs, verify
 from tfcompress.export.report import ExportReport
 from tfcompress.export.verify import ExportError, Proof, Reference
+from tfcompress.ops import delegate as delegate_library
 
 QUANTIZATIONS = ("dynamic_int8", "int8", "float16")
 ENCODED_ZEROS = 0.3  # the converter stores weights with a smaller fraction of zeros densely in any case
@@ -46,8 +47,9 @@ def tflite(
     inputs (the keys, if they are a dict) and whose outputs are named `output_0`, `output_1`, ... (the
     keys, if they are a dict). Inputs and outputs are float32 where the model's are floats, also in
     files quantized to int8. A model that computes in float16, bfloat16 or float64 becomes one that
-    computes in float32. The batch size stays open, except where a loop over time steps (LSTM, GRU)
-    forces the file to take one example at a time.
+    computes in float32. A `SparseConv2D` becomes the layer it was made of, with zeros. The batch size
+    stays open, except where a loop over time steps (LSTM, GRU) forces the file to take one example at a
+    time.
 
     The comparison is of max |difference| / max |Keras output|, for each output over all examples. The
     tolerance is 1e-4 without quantization, 1e-2 for float16, 0.1 for dynamic int8 and 0.2 for int8,
@@ -67,9 +69,11 @@ def tflite(
             inputs a tuple or list of arrays or a dict; or an iterable of batches of these. Labels are
             ignored: a tuple is (inputs, labels) unless it has exactly the arrays that the model takes.
         sparse_encoding: whether to store only the nonzero entries of weights. "auto" does so if the
-            file gets smaller and runs; True insists, False never does. It makes the file smaller, not
-            the model faster. With "int8" it must not be True, and with "dynamic_int8" True mostly ends in
-            an `ExportError`: the converter writes such files, but stock interpreters do not run them.
+            file gets smaller and runs; True insists, False never does. The file runs everywhere; stock
+            interpreters are no faster with it, those with `tfcompress.load_delegate()` are, as they are
+            with zeros that are stored. With "int8" it must not be True, and with "dynamic_int8" True
+            mostly ends in an `ExportError`: the converter writes such files, but stock interpreters do
+            not run them.
         data: the inputs to compare on, in any form that `representative_data` may have. Without it:
             `representative_data`, and without that 8 random examples.
         tolerance: largest relative error that is accepted, instead of those above.
@@ -88,19 +92,20 @@ def tflite(
     expected = verify.reference(
         model, data=data, samples=samples, tolerance=tolerance, quantization=quantization
     )
-    encodings = _encodings(model, quantization, sparse_encoding)
+    stock = conversion.in_stock_layers(model)
+    encodings = _encodings(stock, quantization, sparse_encoding)
     files = _converted(
-        model, expected.signature, quantization=quantization, encodings=encodings, samples=samples
+        stock, expected.signature, quantization=quantization, encodings=encodings, samples=samples
     )
     with verify.staged(path) as temporary:
         proof = _smallest_that_runs(files, temporary, expected)
         facts = {"format": "tflite", "quantization": quantization}
-        report = ExportReport.of(model, path, temporary, expected, proof, **facts)
+        report = ExportReport.of(stock, path, temporary, expected, proof, **facts)
         temporary.replace(path)
     return report
 
 
-def run_tflite(path: Any, data: Any, *, threads: int = 1) -> Any:
+def run_tflite(path: Any, data: Any, *, threads: int = 1, delegate: bool = False) -> Any:
     """Runs a .tflite file in the stock LiteRT interpreter, in a process of its own.
 
     Args:
@@ -108,12 +113,14 @@ def run_tflite(path: Any, data: Any, *, threads: int = 1) -> Any:
         data: an array `(examples, ...)`, or for several inputs a dict of arrays by input name. It is
             run in batches of 32; a file of fixed batch size gets its own.
         threads: how many threads the interpreter may use.
+        delegate: whether it runs with `tfcompress.load_delegate()`.
 
     Returns:
         The array of the only output, or a dict of arrays by output name.
 
     Raises:
         ValueError: there is no such file, the data is empty or does not fit, or the file does not run.
+        RuntimeError: the delegate is wanted and was not built.
     """
     path = pathlib.Path(path)
     if not path.is_file():
@@ -127,6 +134,7 @@ def run_tflite(path: Any, data: Any, *, threads: int = 1) -> Any:
             path=str(path.resolve()),
             batches=batches,
             threads=threads,
+            delegate=delegate_library.specification() if delegate else None,
         )
     except process.ChildError as error:
         raise ValueError(f"'{path}' does not run: {error}") from error

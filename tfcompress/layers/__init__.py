@@ -6,6 +6,7 @@ from tfcompress.layers.magnitude import MagnitudePruning
 from tfcompress.layers.masked import MaskedLayer
 from tfcompress.layers.rules import MaskedWeight, MaskRule, masked_weights
 from tfcompress.layers.shuffle import ChannelShuffle
+from tfcompress.layers.sparse_conv import SparseConv2D, densify
 from tfcompress.layers.surgery import DynamicNetworkSurgery
 from tfcompress.layers.wrapping import strip, wrap
 
@@ -17,7 +18,9 @@ __all__ = [
     "MaskRule",
     "MaskedLayer",
     "MaskedWeight",
+    "SparseConv2D",
     "constrain",
+    "densify",
     "masked_weights",
     "release",
     "strip",

@@ -9,6 +9,7 @@ from tfcompress.pruning.layerwise import prune_layerwise
 from tfcompress.pruning.prune import prune
 from tfcompress.pruning.removed import Removed
 from tfcompress.pruning.silenced import shrink_silenced
+from tfcompress.pruning.sparsify import sparsify
 from tfcompress.pruning.zeroed import remove_zeroed
 
 __all__ = [
@@ -22,5 +23,6 @@ __all__ = [
     "remove_zeroed",
     "replace_head",
     "shrink_silenced",
+    "sparsify",
     "sparsity_for",
 ]

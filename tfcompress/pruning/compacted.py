@@ -1,20 +1,17 @@
 """Leave out the empty rows and columns of convolutions."""
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import keras
 import numpy as np
-from rich.console import Console
-from rich.table import Table
 
 from tfcompress import _calls, _kernels, analysis, channels
 from tfcompress._arrays import to_numpy
-from tfcompress._names import Patterns, chosen
+from tfcompress._names import Patterns
 from tfcompress.channels import visits
 from tfcompress.layers import CompactConv
-from tfcompress.pruning.rewired import rewired
+from tfcompress.pruning.replaced import Replaced, replace
 
 analysis.register(CompactConv, analysis.MacRule({"kernel": analysis.at_outputs}))
 channels.register(
@@ -25,32 +22,10 @@ _COMPACTABLE = (keras.layers.Conv1D, keras.layers.Conv2D, keras.layers.Conv3D, k
 
 
 @dataclass(frozen=True)
-class Compacted:
-    """Which layers a `compact` replaced, and which not. Print it for a table.
+class Compacted(Replaced):
+    """Which layers a `compact` replaced, and which not. Print it for a table."""
 
-    Attributes:
-        layers: layer path -> (entries of the full kernel, entries that are left).
-        untouched: layer path -> why it stayed as it is, for layers with kernels.
-    """
-
-    layers: Mapping[str, tuple[int, int]]
-    untouched: Mapping[str, str]
-
-    def __rich__(self) -> Table:
-        table = Table(title="Compacted kernels")
-        for column in ("layer", "before", "after"):
-            table.add_column(column, justify="left" if column == "layer" else "right")
-        for path, (before, after) in self.layers.items():
-            table.add_row(path, str(before), str(after))
-        for path, reason in self.untouched.items():
-            table.add_row(f"{path}: [dim]{reason}[/dim]", "", "")
-        return table
-
-    def __str__(self) -> str:
-        console = Console(width=120)
-        with console.capture() as capture:
-            console.print(self)
-        return capture.get()
+    title = "Compacted kernels"
 
 
 def compact(
@@ -99,35 +74,13 @@ def compact(
     _calls.check_functional(model)
     if not 0 <= threshold <= 1:
         raise ValueError(f"threshold must be in [0, 1], a share of the multiplications, got {threshold!r}.")
-    layers = {path: layer for path, layer in _calls.walk(model) if _has_kernel(layer)}
-    wanted = set(chosen(layers, include, exclude))
-    inside = _inside_wrappers(model)
-    made, sizes, untouched = {}, {}, {}
-    for path, layer in layers.items():
-        found = "excluded" if path not in wanted else inside.get(path) or _compacted(layer, threshold)
-        if isinstance(found, str):
-            untouched[path] = found
-        else:
-            made[path], sizes[path] = found, (layer.kernel.shape, found.kernel.shape)
-    small = rewired(model, layers=made)
-    entries = {path: (int(np.prod(a)), int(np.prod(b))) for path, (a, b) in sizes.items()}
-    small.compacted = Compacted(entries, untouched)
+
+    def make(path: str, layer: Any) -> CompactConv | str:
+        return _compacted(layer, threshold)
+
+    small, report = replace(model, make, include, exclude, Compacted)
+    small.compacted = report
     return small
-
-
-def _has_kernel(layer: Any) -> bool:
-    inner = _calls.is_functional(layer) or _calls.wrapped_layers(layer)
-    return isinstance(layer, keras.Layer) and not inner and bool(_kernels.kernels(layer))
-
-
-def _inside_wrappers(model: keras.Model) -> dict[str, str]:
-    """Paths of layers that a wrapper calls: nothing else can be put in their place."""
-    wrappers = [path for path, operation in _calls.walk(model) if _calls.wrapped_layers(operation)]
-    return {
-        path: "inside a wrapper"
-        for path, _ in _calls.walk(model)
-        if any(path.startswith(f"{wrapper}/") for wrapper in wrappers)
-    }
 
 
 def _compacted(layer: Any, threshold: float) -> CompactConv | str:

@@ -1,0 +1,163 @@
+// Every kernel that this processor supports against the plain loops, on several thread counts.
+//
+//   kernels SEED COUNT     tries the shapes of the table below, and COUNT random ones
+//
+// It stands alone, so that it also runs under sanitizers and in an emulator of another processor. It prints
+// the kernels it tried; the exit status is 1 where one computed something else.
+#include <algorithm>
+#include <cmath>
+#include <cstdio>
+#include <cstdlib>
+#include <limits>
+#include <string>
+#include <thread>
+#include <vector>
+
+#include "convolutions.h"
+
+namespace {
+
+using tfc_tests::Convolution;
+using tfc_tests::Random;
+using tfc_tests::RandomShape;
+using tfc_tests::Shape;
+
+using Maps = std::vector<float>;
+
+struct Trial {
+  tfc_shape shape;
+  int32_t batch, percent_kept;
+};
+
+// What random shapes are unlikely to be. A vector has 16 lanes, and a register tile some vectors: maps end
+// one before, at and one behind the end of both.
+std::vector<Trial> Table() {
+  std::vector<Trial> trials;
+  for (const int32_t size : {15, 16, 17, 31, 32, 33, 47, 48, 49, 63, 64, 65, 95, 96, 97}) {
+    trials.push_back({Shape(1, size, 3, 5, 1, 0), 1, 50});     // one row: nothing but columns
+    trials.push_back({Shape(size, 1, 3, 5, 1, 0, 2), 1, 50});  // one column
+    trials.push_back({Shape(size, 5, 2, 3, 3, 1), 1, 50});
+    trials.push_back({Shape(4, 4, size, size, 1, 0), 1, 50});  // channels and filters
+  }
+  const tfc_shape plain = Shape(14, 14, 16, 16, 3, 1);
+  for (const int32_t percent : {0, 1, 100}) trials.push_back({plain, 2, percent});
+  trials.push_back({Shape(1, 1, 16, 16, 1, 0), 3, 30});             // one pixel
+  trials.push_back({Shape(1, 1, 16, 16, 3, 1), 3, 30});             // one pixel among zeros
+  trials.push_back({Shape(2, 2, 3, 4, 3, 40), 1, 50});              // padding and little else
+  trials.push_back({Shape(3, 3, 2500, 7, 1, 0), 1, 20});            // many blocks of channels
+  trials.push_back({Shape(3, 3, 7, 2500, 1, 0), 1, 20});            // many chunks of filters
+  trials.push_back({Shape(7, 7, 600, 40, 3, 1), 1, 5});             // both, in a kernel with taps
+  trials.push_back({Shape(30, 30, 4, 4, 3, 0, 7), 1, 50});          // a stride beyond the kernel
+  trials.push_back({Shape(40, 40, 2, 2, 5, 0, 1, 9), 1, 50});       // taps far apart
+  trials.push_back({Shape(40, 40, 2, 2, 4, 3, 3, 2), 1, 50});       // stride and dilation without a divisor
+  trials.push_back({Shape(9, 9, 40, 40, 3, 1, 1, 1, 40), 1, 100});  // depthwise
+  trials.push_back({Shape(9, 9, 34, 51, 3, 1, 1, 1, 17), 1, 60});   // groups that no vector holds
+  trials.push_back({Shape(23, 23, 3, 8, 11, 5, 4), 1, 50});         // the first layer of AlexNet, smaller
+  return trials;
+}
+
+Maps Empty(const Convolution& c) { return Maps(c.outputs, std::numeric_limits<float>::quiet_NaN()); }
+
+std::string Describe(const tfc_shape& s) {
+  char text[160];
+  std::snprintf(text, sizeof(text),
+                "%dx%dx%d, %d filters %dx%d, strides %d %d, dilation %d %d, pads %d %d %d %d, %d groups", s.height,
+                s.width, s.channels, s.filters, s.kernel_height, s.kernel_width, s.stride_height, s.stride_width,
+                s.dilation_height, s.dilation_width, s.pad_top, s.pad_bottom, s.pad_left, s.pad_right, s.groups);
+  return text;
+}
+
+int Fail(const Convolution& c, const char* kernel, const char* what) {
+  std::printf("%s: %s (%s, batch %d, %zu weights)\n", kernel, what, Describe(c.shape).c_str(), c.batch,
+              c.values.size());
+  return 1;
+}
+
+bool Close(const Maps& got, const Maps& expected) {
+  float largest = 1;
+  for (const float value : expected) largest = std::max(largest, std::abs(value));
+  for (size_t i = 0; i < got.size(); ++i) {
+    if (!(std::abs(got[i] - expected[i]) <= 1e-5f * (1 + largest))) return false;
+  }
+  return true;
+}
+
+bool Same(const Maps& a, const Maps& b) { return std::equal(a.begin(), a.end(), b.begin(), b.end()); }
+
+// Two callers of one plan, each with two threads.
+bool RunsTwiceAtOnce(const tfc_plan* plan, const Convolution& c, const Maps& expected) {
+  Maps outs[2] = {Empty(c), Empty(c)};
+  tfc_status statuses[2];
+  const auto run = [&](int i) { statuses[i] = tfc_plan_run(plan, c.input.data(), outs[i].data(), c.batch, 2); };
+  std::thread other(run, 1);
+  run(0);
+  other.join();
+  return statuses[0] == TFC_OK && statuses[1] == TFC_OK && Same(outs[0], expected) && Same(outs[1], expected);
+}
+
+int TryPlan(const tfc_plan* plan, const Convolution& c, const char* kernel, const Maps& expected) {
+  Maps once = Empty(c);
+  if (tfc_plan_run(plan, c.input.data(), once.data(), c.batch, 1) != TFC_OK) return Fail(c, kernel, "no run");
+  if (!Close(once, expected)) return Fail(c, kernel, "not what the plain loops compute");
+  for (const int32_t threads : {2, 5}) {
+    Maps out = Empty(c);
+    if (tfc_plan_run(plan, c.input.data(), out.data(), c.batch, threads) != TFC_OK || !Same(out, once)) {
+      return Fail(c, kernel, "not the same on several threads");
+    }
+  }
+  return RunsTwiceAtOnce(plan, c, once) ? 0 : Fail(c, kernel, "not the same for two callers");
+}
+
+int TryKernel(const Convolution& c, const char* kernel, const Maps& expected) {
+  const tfc_weights weights = c.Weights();
+  tfc_plan *plan = nullptr, *copy = nullptr;
+  if (tfc_plan_create(&c.shape, &weights, c.Bias(), c.activation, kernel, &plan) != TFC_OK) {
+    return Fail(c, kernel, "no plan");
+  }
+  const bool copied = tfc_plan_with_values(plan, c.values.data(), c.Bias(), &copy) == TFC_OK;
+  tfc_plan_destroy(plan);  // the copy goes on
+  const int failed = copied ? TryPlan(copy, c, kernel, expected) : Fail(c, kernel, "no plan of other values");
+  tfc_plan_destroy(copy);
+  return failed;
+}
+
+int Try(const Convolution& c, const std::vector<const char*>& kernels) {
+  Maps expected = Empty(c);
+  const tfc_status status =
+      tfc_reference(&c.shape, c.dense.data(), c.Bias(), c.activation, c.input.data(), expected.data(), c.batch);
+  if (status != TFC_OK) return Fail(c, "reference", tfc_status_message(status));
+  int failed = 0;
+  for (const char* kernel : kernels) failed += TryKernel(c, kernel, expected);
+  return failed;
+}
+
+std::vector<const char*> SupportedKernels() {
+  std::vector<const char*> kernels;
+  for (int32_t i = 0; tfc_kernel_name(i) != nullptr; ++i) {
+    if (tfc_kernel_supported(i)) kernels.push_back(tfc_kernel_name(i));
+  }
+  return kernels;
+}
+
+}  // namespace
+
+int main(int argc, char** argv) {
+  if (argc != 3) {
+    std::printf("usage: kernels SEED COUNT\n");
+    return 2;
+  }
+  const std::vector<const char*> kernels = SupportedKernels();
+  Random random(std::strtoull(argv[1], nullptr, 10));
+  int failed = 0;
+  for (const Trial& trial : Table()) {
+    failed += Try(Convolution(trial.shape, trial.batch, trial.percent_kept, &random), kernels);
+  }
+  for (int left = std::atoi(argv[2]); left > 0;) {
+    const Convolution c(RandomShape(&random), random.Between(1, 3), random.Pick({0, 10, 50, 100}), &random);
+    if (c.outputs == 0) continue;  // the kernel is larger than the map
+    failed += Try(c, kernels);
+    --left;
+  }
+  for (const char* kernel : kernels) std::printf("%s\n", kernel);
+  return failed == 0 ? 0 : 1;
+}

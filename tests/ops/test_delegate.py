@@ -1,0 +1,245 @@
+"""The TFLite delegate computes what the stock interpreter does, whatever it takes over."""
+
+import os
+import subprocess
+import sys
+
+import keras
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from keras import layers
+
+import tfcompress
+from tfcompress import _native, analysis, export
+from tfcompress.ops import delegate
+
+pytestmark = [
+    pytest.mark.skipif(keras.backend.backend() != "tensorflow", reason="export needs TensorFlow"),
+    pytest.mark.skipif(_native.path("tflite") is None, reason="the delegate was not built"),
+]
+
+
+def thin_out(model, density, seed=0):
+    """Random weights and biases, of which `density` stay."""
+    rng = np.random.default_rng(seed)
+    for layer in model.layers:
+        weights = [
+            rng.normal(size=weight.shape) / np.sqrt(max(weight.size, 1)) for weight in layer.get_weights()
+        ]
+        if weights and not isinstance(layer, layers.DepthwiseConv2D):
+            weights[0] *= (rng.random(weights[0].shape) < density) / np.sqrt(max(density, 0.01))
+        layer.set_weights(weights)
+    return model
+
+
+def interpreter(content, *, package="litert", threads=1, **options):
+    """With the delegate if there are options."""
+    library, given_options = delegate.specification(**options)
+    if package == "litert":
+        from ai_edge_litert.interpreter import Interpreter, load_delegate
+    else:
+        import tensorflow as tf
+
+        Interpreter, load_delegate = tf.lite.Interpreter, tf.lite.experimental.load_delegate
+    delegates = [load_delegate(library, given_options)] if options else []
+    return Interpreter(model_content=content, num_threads=threads, experimental_delegates=delegates)
+
+
+def outputs(runner, x):
+    place = runner.get_input_details()[0]["index"]
+    runner.resize_tensor_input(place, x.shape)
+    runner.allocate_tensors()
+    runner.set_tensor(place, x)
+    runner.invoke()
+    found = sorted(runner.get_output_details(), key=lambda detail: detail["name"])
+    return [runner.get_tensor(detail["index"]) for detail in found]
+
+
+def content_of(model, tmp_path, **options):
+    path = tmp_path / "model.tflite"
+    export.tflite(model, path, tolerance=1, **options)
+    return path.read_bytes()
+
+
+def close(found, expected):
+    assert len(found) == len(expected)
+    for mine, stock in zip(found, expected, strict=True):
+        np.testing.assert_allclose(mine, stock, rtol=0, atol=1e-5 * (1 + np.abs(stock).max()))
+
+
+def residual(size=(20, 20), outputs_inside=False):
+    """Blocks as those of ResNet, a stride, a depthwise convolution and a dense end."""
+    x = keras.Input((*size, 5))
+    y = layers.Conv2D(32, 3, strides=2, padding="same", activation="relu")(x)
+    for filters, stride in ((32, 1), (32, 1), (48, 2), (48, 1)):
+        z = layers.Conv2D(16, 1, strides=stride, activation="relu")(y)
+        z = layers.Conv2D(16, 3, padding="same", activation="relu")(z)
+        inside = layers.Conv2D(filters, 1)(z)
+        short = y if stride == 1 else layers.Conv2D(filters, 1, strides=stride)(y)
+        y = layers.ReLU()(layers.Add()([inside, short]))
+    y = layers.Conv2D(48, 5, padding="valid", activation="relu6")(layers.ZeroPadding2D(2)(y))
+    y = layers.Conv2D(24, 1, activation="relu")(layers.DepthwiseConv2D(3, padding="same")(y))
+    y = layers.Conv2D(24, 3, padding="same", dilation_rate=2, activation="tanh")(y)
+    y = layers.Dense(10)(layers.GlobalAveragePooling2D()(y))
+    return keras.Model(x, [y, inside] if outputs_inside else y)
+
+
+@pytest.fixture(scope="module")
+def files(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("files")
+    return {
+        (density, sparse): content_of(
+            thin_out(residual(outputs_inside=density == 0.3), density), folder, sparse_encoding=sparse
+        )
+        for density, sparse in ((0.1, False), (0.1, True), (0.3, False), (1, False))
+    }
+
+
+@pytest.mark.parametrize("force", [True, False])
+@pytest.mark.parametrize("package", ["litert", "tensorflow"])
+@pytest.mark.parametrize("case", [(0.1, False), (0.1, True), (0.3, False), (1, False)])
+@pytest.mark.filterwarnings("ignore:.*tf.lite.Interpreter is deprecated")
+def test_outputs_are_those_of_the_stock_interpreter(files, case, package, force):
+    x = np.random.default_rng(1).normal(size=(3, 20, 20, 5)).astype("float32")
+    expected = outputs(interpreter(files[case], package=package), x)
+    close(outputs(interpreter(files[case], package=package, force=force), x), expected)
+
+
+def test_the_batch_may_change_and_threads_do_not_matter(files):
+    runner = interpreter(files[0.1, True], force=True, threads=3)
+    stock = interpreter(files[0.1, True])
+    for batch in (1, 4, 2):
+        x = np.random.default_rng(batch).normal(size=(batch, 20, 20, 5)).astype("float32")
+        close(outputs(runner, x), outputs(stock, x))
+
+
+def test_interpreters_may_share_a_delegate_and_run_in_turn(files):
+    from ai_edge_litert.interpreter import Interpreter
+
+    shared = tfcompress.load_delegate(force=True)
+    contents = [files[0.1, True], files[0.3, False]]
+    runners = [Interpreter(model_content=content, experimental_delegates=[shared]) for content in contents]
+    x = np.random.default_rng(0).normal(size=(2, 20, 20, 5)).astype("float32")
+    for _ in range(2):
+        for runner, content in zip(runners, contents, strict=True):
+            close(outputs(runner, x), outputs(interpreter(content), x))
+
+
+@st.composite
+def convolutions(draw):
+    stride = draw(st.integers(1, 3))
+    groups = draw(st.sampled_from([1, 1, 2]))
+    return layers.Conv2D(
+        groups * draw(st.integers(1, 20)),
+        draw(st.tuples(st.integers(1, 5), st.integers(1, 5))),
+        strides=stride,
+        dilation_rate=draw(st.integers(1, 2)) if stride == 1 else 1,
+        padding=draw(st.sampled_from(["same", "valid"])),
+        groups=groups,
+        use_bias=draw(st.booleans()),
+        activation=draw(st.sampled_from([None, "relu", "relu6", "sigmoid"])),
+    )
+
+
+@settings(max_examples=3, deadline=None)
+@given(data=st.data())
+def test_any_convolution_is_right(tmp_path_factory, data):
+    x = keras.Input((data.draw(st.integers(10, 33)), data.draw(st.integers(10, 33)), 6))
+    found = [data.draw(convolutions())(x) for _ in range(8)]
+    model = thin_out(keras.Model(x, found), data.draw(st.sampled_from([0.03, 0.2, 1])))
+    content = content_of(model, tmp_path_factory.mktemp("any"), sparse_encoding="auto")
+    images = np.random.default_rng(0).normal(size=(2, *x.shape[1:])).astype("float32")
+    close(outputs(interpreter(content, force=True), images), outputs(interpreter(content), images))
+
+
+def test_maps_of_another_size_get_plans_of_their_own(tmp_path):
+    x = keras.Input((None, None, 4))
+    y = layers.Conv2D(16, 3, padding="same", activation="relu")(x)
+    model = thin_out(keras.Model(x, layers.Conv2D(8, 3, padding="same")(y)), 0.1)
+    shape = np.zeros((1, 9, 9, 4), "float32")
+    content = content_of(model, tmp_path, data=shape)
+    runner, stock = interpreter(content, force=True), interpreter(content)
+    for size in ((1, 9, 9, 4), (2, 30, 17, 4), (1, 9, 9, 4)):
+        images = np.random.default_rng(0).normal(size=size).astype("float32")
+        close(outputs(runner, images), outputs(stock, images))
+
+
+def test_int8_models_are_left_to_the_interpreter(tmp_path):
+    data = np.random.default_rng(0).normal(size=(20, 20, 20, 5)).astype("float32")
+    content = content_of(thin_out(residual(), 0.1), tmp_path, quantization="int8", representative_data=data)
+    stock = outputs(interpreter(content), data[:2])
+    for mine, expected in zip(outputs(interpreter(content, force=True), data[:2]), stock, strict=True):
+        np.testing.assert_array_equal(mine, expected)
+
+
+@pytest.mark.parametrize(
+    ("quantization", "told"),
+    [(None, "takes 19 of 19 convolutions"), ("float16", "its weights are computed")],
+)
+def test_the_report_names_what_is_taken_and_why_the_rest_is_not(tmp_path, quantization, told):
+    path = tmp_path / "model.tflite"
+    path.write_bytes(content_of(thin_out(residual(), 0.1), tmp_path, quantization=quantization))
+    code = (
+        "from ai_edge_litert.interpreter import Interpreter; import tfcompress;"
+        "delegate = tfcompress.load_delegate(force=True, verbosity=2);"
+        f"Interpreter({str(path)!r}, experimental_delegates=[delegate])"
+    )
+    environment = {**os.environ, "TF_CPP_MIN_LOG_LEVEL": "3"}
+    command = [sys.executable, "-c", code]
+    done = subprocess.run(command, capture_output=True, text=True, env=environment, check=True)
+    assert told in done.stderr
+
+
+def test_latency_can_be_measured_with_and_without_it(files, tmp_path):
+    path = tmp_path / "model.tflite"
+    path.write_bytes(files[0.1, True])
+    found = analysis.latency(path, repeats=3, delegate=True)
+    assert found.median_ms > 0
+    ratio = analysis.latency_ratio(path, path, delegate=(True, False), repeats=3)
+    assert ratio.median > 0
+
+
+def test_run_tflite_takes_it(files, tmp_path):
+    path = tmp_path / "model.tflite"
+    path.write_bytes(files[0.1, True])
+    x = np.random.default_rng(1).normal(size=(3, 20, 20, 5)).astype("float32")
+    close([export.run_tflite(path, x, delegate=True)], [export.run_tflite(path, x)])
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"threads": "2"},
+        {"num_threads": "0"},
+        {"num_threads": "two"},
+        {"force": "2"},
+        {"verbosity": "9"},
+        {"machine": "1"},
+    ],
+)
+def test_options_that_are_none_are_refused(options):
+    from ai_edge_litert.interpreter import load_delegate
+
+    with pytest.raises(ValueError, match="tfcompress: the option"):
+        load_delegate(delegate.specification()[0], options)
+
+
+def test_a_kernel_that_is_not_there_is_refused():
+    from ai_edge_litert.interpreter import load_delegate
+
+    with pytest.raises(ValueError, match="lanes_mmx"):
+        load_delegate(delegate.specification()[0], {"kernel": "lanes_mmx"})
+
+
+@pytest.mark.parametrize("options", [{"threads": 0}, {"verbosity": 3}])
+def test_arguments_out_of_range_are_refused(options):
+    with pytest.raises(ValueError, match="must be"):
+        tfcompress.load_delegate(**options)
+
+
+def test_without_the_library_the_error_says_what_to_do(monkeypatch):
+    monkeypatch.setattr(_native, "path", lambda name: None)
+    with pytest.raises(RuntimeError, match="was not built. Install a C\\+\\+ compiler"):
+        tfcompress.load_delegate()

@@ -1,0 +1,315 @@
+"""How long a convolution takes on this machine, dense and with the zeros of its kernel left out.
+
+>>> shape = ConvShape(height=28, width=28, channels=64, filters=64, kernel_size=(3, 3))
+>>> if _native.path("core"):
+...     found = predict(shape, weights=shape.weights // 20)  # 95 % of the weights are zero
+...     assert found.sparse_ms < found.dense_ms
+"""
+
+import ctypes
+import functools
+import hashlib
+import json
+import os
+import pathlib
+import platform
+import tempfile
+from collections.abc import Sequence
+from dataclasses import dataclass, fields
+from typing import Any
+
+import numpy as np
+
+from tfcompress import _native
+
+_STEPS = 9
+_OK = 0
+
+
+@dataclass(frozen=True)
+class ConvShape:
+    """The sizes of a convolution of images `(height, width, channels)`.
+
+    A dense layer is one of `kernel_size=(1, 1)` over maps of one pixel.
+    """
+
+    height: int
+    width: int
+    channels: int
+    filters: int
+    kernel_size: tuple[int, int]
+    strides: tuple[int, int] = (1, 1)
+    dilation_rate: tuple[int, int] = (1, 1)
+    padding: str = "same"
+    groups: int = 1
+
+    def __post_init__(self) -> None:
+        if self.padding not in ("same", "valid"):
+            raise ValueError(f"padding must be 'same' or 'valid', got {self.padding!r}.")
+
+    @property
+    def weights(self) -> int:
+        """How many weights the kernel has."""
+        return int(np.prod(self.kernel_size)) * (self.channels // self.groups) * self.filters
+
+
+@dataclass(frozen=True)
+class Cost:
+    """Predicted times for one image, in milliseconds: dense as XNNPACK would compute it, and sparse."""
+
+    dense_ms: float
+    sparse_ms: float
+
+
+@dataclass(frozen=True)
+class Window:
+    """The sparsities between which leaving out zeros pays.
+
+    From `lower` on, the sparse convolution is faster than the dense one. At `upper`, half of its time goes
+    where no weight is multiplied, so that more zeros make it less than twice as fast.
+    """
+
+    lower: float
+    upper: float
+
+
+@dataclass(frozen=True)
+class Machine:
+    """What was measured of this machine.
+
+    Attributes:
+        dense: multiply-adds per second of a dense convolution, on one thread.
+        steps: seconds for each kind of step of a sparse one, in the order of `Cost` in
+            `custom_ops/core/tiling.h`.
+    """
+
+    dense: float
+    steps: tuple[float, ...]
+
+    @property
+    def option(self) -> str:
+        """As the delegate takes it."""
+        return ",".join(repr(number) for number in (self.dense, *self.steps))
+
+
+def predict(shape: ConvShape, kernel: Any = None, *, weights: int | None = None, threads: int = 1) -> Cost:
+    """Predicts how long a convolution takes, dense and sparse.
+
+    The prediction counts the steps of the sparse convolution, as its plan would have them (loads, multiply-
+    adds, what brings pixels into lanes and back), and multiplies each by what it takes on this machine,
+    `measure_machine`. Dense it is the multiply-adds of full tiles at 95 % of the processor's speed, which
+    is what XNNPACK reaches.
+
+    Args:
+        shape: the convolution.
+        kernel: `(kernel_height, kernel_width, channels / groups, filters)`, whose entries that are not zero
+            are counted. Or
+        weights: how many are not zero, wherever they are.
+        threads: how many threads would compute.
+
+    Raises:
+        ValueError: the kernel does not fit the shape, or the shape makes no convolution.
+        RuntimeError: the native core was not built.
+    """
+    if kernel is not None:
+        kernel = np.asarray(kernel)
+        expected = (*shape.kernel_size, shape.channels // shape.groups, shape.filters)
+        if kernel.shape != expected:
+            raise ValueError(f"The kernel of {shape} must have the shape {expected}, got {kernel.shape}.")
+        weights, channels = int(np.count_nonzero(kernel)), _channels_read(kernel, shape.groups)
+    elif weights is None:
+        raise ValueError("predict needs a kernel, or how many weights are not zero.")
+    else:
+        channels = shape.channels
+    found = _predict(shape, weights, channels, threads, measure_machine())
+    return Cost(1000 * found.dense_seconds, 1000 * found.sparse_seconds)
+
+
+def useful_window(shape: ConvShape, *, threads: int = 1) -> Window | None:
+    """Returns the sparsities between which leaving out zeros pays; None if there are none.
+
+    Park et al. bound the fraction x of weights that stay: it is useful between x_lo, below which memory
+    traffic takes longer than the multiplications, and x_hi, above which the dense convolution is faster.
+    Here both follow from the prediction, sparse(x) = a + b x: x_hi solves sparse(x) = dense, and
+    x_lo = a / b. The window is from 1 - x_hi to 1 - x_lo.
+
+    Reference: Park et al., Faster CNNs with Direct Sparse Convolutions and Guided Pruning, ICLR 2017,
+    section 3 (eq. 2 and 3).
+    """
+    few, many = shape.weights // 20, shape.weights // 5
+    low, high = (predict(shape, weights=count, threads=threads) for count in (few, many))
+    slope = (high.sparse_ms - low.sparse_ms) / (many - few) * shape.weights if many > few else 0.0
+    fixed = low.sparse_ms - slope * few / shape.weights
+    if slope <= 0 or fixed >= low.dense_ms:
+        return None
+    most, least = min(1.0, (low.dense_ms - fixed) / slope), max(0.0, fixed / slope)
+    return Window(1 - most, 1 - least) if least < most else None
+
+
+@functools.cache
+def measure_machine() -> Machine:
+    """Returns how fast this machine is: from a file of an earlier measurement, else measured (30 ms).
+
+    The file is in the user's cache folder (`$XDG_CACHE_HOME`, else `~/.cache`), one for each kind of
+    processor and build of the core, so that all processes decide alike. Delete it to measure again.
+
+    Raises:
+        RuntimeError: the native core was not built.
+    """
+    core = _core()
+    file = _cache_file()
+    known = _read(file)
+    if known is not None:
+        return known
+    found = _Machine()
+    _check(core.tfc_measure_machine(None, ctypes.byref(found)))
+    machine = Machine(found.dense, tuple(found.steps))
+    _write(file, machine)
+    return machine
+
+
+# ------------------------------------------------------------------ the C interface, custom_ops/core
+
+
+class _Shape(ctypes.Structure):
+    _fields_ = [
+        (name, ctypes.c_int32)
+        for name in (
+            "height width channels filters kernel_height kernel_width stride_height stride_width "
+            "dilation_height dilation_width pad_top pad_bottom pad_left pad_right groups"
+        ).split()
+    ]
+
+    @classmethod
+    def of(cls, shape: ConvShape) -> "_Shape":
+        pads = [
+            _pads(shape.padding, *sizes)
+            for sizes in zip(
+                (shape.height, shape.width),
+                shape.kernel_size,
+                shape.strides,
+                shape.dilation_rate,
+                strict=True,
+            )
+        ]
+        sizes = shape.height, shape.width, shape.channels, shape.filters
+        steps = *shape.kernel_size, *shape.strides, *shape.dilation_rate
+        return cls(*sizes, *steps, *pads[0], *pads[1], shape.groups)
+
+
+class _Tiles(ctypes.Structure):
+    _fields_ = [(name, ctypes.c_int32) for name in ("rows", "columns", "lane_rows")]
+
+
+class _Options(ctypes.Structure):
+    _fields_ = [
+        ("kernel", ctypes.c_char_p),
+        ("tiles", _Tiles),
+        *((f"tiled_{name}", ctypes.c_int32) for name in ("input", "residual", "output")),
+    ]
+
+
+class _Machine(ctypes.Structure):
+    _fields_ = [("dense", ctypes.c_double), ("steps", ctypes.c_double * _STEPS)]
+
+
+class _Prediction(ctypes.Structure):
+    _fields_ = [("dense_seconds", ctypes.c_double), ("sparse_seconds", ctypes.c_double), ("tiles", _Tiles)]
+
+
+@functools.cache
+def _core() -> ctypes.CDLL:
+    path = _native.path("core")
+    if path is None:
+        raise RuntimeError(
+            "The native core of tfcompress was not built, so no time can be predicted. Install a C++ "
+            "compiler and tfcompress again."
+        )
+    try:
+        core = ctypes.CDLL(str(path))
+    except OSError as error:
+        raise RuntimeError(f"The native core of tfcompress does not load: {error}.") from error
+    pointer, number = ctypes.c_void_p, ctypes.c_int32
+    core.tfc_predict.argtypes = [pointer, ctypes.c_int64, number, pointer, pointer, number, pointer]
+    core.tfc_measure_machine.argtypes = [ctypes.c_char_p, pointer]
+    core.tfc_status_message.restype = ctypes.c_char_p
+    return core
+
+
+def _predict(shape: ConvShape, weights: int, channels: int, threads: int, machine: Machine) -> _Prediction:
+    found, options = _Prediction(), _Options()
+    given = _Machine(machine.dense, (ctypes.c_double * _STEPS)(*machine.steps))
+    status = _core().tfc_predict(
+        ctypes.byref(_Shape.of(shape)),
+        weights,
+        channels,
+        ctypes.byref(options),
+        ctypes.byref(given),
+        threads,
+        ctypes.byref(found),
+    )
+    _check(status, f"{shape}, {weights} weights, {threads} threads: ")
+    return found
+
+
+def _check(status: int, what: str = "") -> None:
+    if status != _OK:
+        raise ValueError(f"{what}{_core().tfc_status_message(status).decode()}.")
+
+
+def _pads(padding: str, length: int, kernel: int, stride: int, dilation: int) -> tuple[int, int]:
+    """In front and behind, as TensorFlow pads."""
+    if padding == "valid":
+        return 0, 0
+    pads = max((-(-length // stride) - 1) * stride + (kernel - 1) * dilation + 1 - length, 0)
+    return pads // 2, pads - pads // 2
+
+
+def _channels_read(kernel: np.ndarray, groups: int) -> int:
+    """How many input channels any weight reads."""
+    used = np.any(kernel.reshape(-1, kernel.shape[2], groups, kernel.shape[3] // groups) != 0, axis=(0, 3))
+    return int(np.count_nonzero(used))
+
+
+# ------------------------------------------------------------------ the file of the measurement
+
+
+def _cache_file() -> pathlib.Path:
+    folder = os.environ.get("XDG_CACHE_HOME") or pathlib.Path.home() / ".cache"
+    path = _native.path("core")
+    assert path is not None
+    build = hashlib.sha256(path.read_bytes() + _processor().encode()).hexdigest()[:16]
+    return pathlib.Path(folder, "tfcompress", f"machine-{build}.json")
+
+
+def _processor() -> str:
+    """Its name, as the system tells it."""
+    try:
+        lines = pathlib.Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        return platform.processor()
+    kept = ("model name", "model\t", "cpu family", "stepping", "CPU part", "CPU implementer", "flags")
+    return "\n".join(sorted({line for line in lines if line.startswith(kept)}))
+
+
+def _read(file: pathlib.Path) -> Machine | None:
+    try:
+        content = json.loads(file.read_text())
+        machine = Machine(float(content["dense"]), tuple(map(float, content["steps"])))
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+    numbers: Sequence[float] = (machine.dense, *machine.steps)
+    sound = len(machine.steps) == _STEPS and machine.dense > 0
+    return machine if sound and all(0 <= number < float("inf") for number in numbers) else None
+
+
+def _write(file: pathlib.Path, machine: Machine) -> None:
+    """Where the folder cannot be written to, each process measures for itself."""
+    content = {field.name: getattr(machine, field.name) for field in fields(machine)}
+    try:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.NamedTemporaryFile("w", dir=file.parent, delete=False) as temporary:
+            json.dump(content, temporary)
+        pathlib.Path(temporary.name).replace(file)
+    except OSError:
+        return

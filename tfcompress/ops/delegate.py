@@ -1,0 +1,57 @@
+"""The TFLite delegate that runs pruned convolutions faster.
+
+from ai_edge_litert.interpreter import Interpreter  # or tf.lite.Interpreter
+
+interpreter = Interpreter("model.tflite", experimental_delegates=[tfcompress.load_delegate()])
+"""
+
+from typing import Any
+
+from tfcompress import _native
+from tfcompress.ops import cost
+
+
+def load_delegate(*, threads: int | None = None, force: bool = False, verbosity: int = 0) -> Any:
+    """Returns a delegate for the `experimental_delegates` of a TFLite or LiteRT interpreter.
+
+    It takes over the convolutions, dense layers and additions of a float32 model that are predicted to run
+    faster with the zeros of their weights left out, and leaves the rest to the interpreter. The .tflite
+    file is an ordinary one, with zeros stored or left out (`export.tflite(sparse_encoding=...)`), and runs
+    everywhere without the delegate, too. Between layers that it takes over, maps stay in the order in which
+    the native code computes.
+
+    Args:
+        threads: how many threads it uses; None for as many as the interpreter's `num_threads`.
+        force: whether to take over everything it can, even where that is slower.
+        verbosity: 1 tells on stderr how many convolutions it takes over, 2 lists each, with the
+            predicted times and the reason where one is left.
+
+    Raises:
+        RuntimeError: the native library was not built.
+        ValueError: an argument is wrong.
+    """
+    from ai_edge_litert import interpreter
+
+    return interpreter.load_delegate(*specification(threads=threads, force=force, verbosity=verbosity))
+
+
+def specification(
+    *, threads: int | None = None, force: bool = False, verbosity: int = 0
+) -> tuple[str, dict[str, str]]:
+    """Returns the library and the options for `load_delegate` of an interpreter's own package.
+
+    Args, Raises: as `load_delegate` has them.
+    """
+    library = _native.path("tflite")
+    if library is None:
+        raise RuntimeError(
+            "The TFLite delegate of tfcompress was not built. Install a C++ compiler and tfcompress again."
+        )
+    if threads is not None and threads < 1:
+        raise ValueError(f"threads must be at least 1, or None, got {threads}.")
+    if verbosity not in (0, 1, 2):
+        raise ValueError(f"verbosity must be 0, 1 or 2, got {verbosity!r}.")
+    options = {"force": str(int(force)), "verbosity": str(verbosity)}
+    if threads is not None:
+        options["num_threads"] = str(threads)
+    return str(library), {**options, "machine": cost.measure_machine().option}
