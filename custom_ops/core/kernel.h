@@ -2,8 +2,10 @@
 // compiled for instructions that a processor may lack, and inline code shared with them could end up being
 // theirs. For the same reason they include this header and nothing of the C++ library.
 //
-// A *vector* is 16 floats, one cache line, on every backend. Each of its 16 lanes belongs to another part of
-// the map, so that moving by a tap, a stride or a dilation moves by whole vectors.
+// A *vector* is 16 floats, one cache line, on every backend. There are two kinds of kernels. In one, the lanes of
+// a vector belong to 16 parts of the map, so that moving by a tap, a stride or a dilation moves by whole vectors,
+// and any weights may be zero. In the other, the lanes are 16 filters, and what is left out are blocks of
+// 16 weights; maps are read and written as they are.
 #ifndef TFCOMPRESS_KERNEL_H_
 #define TFCOMPRESS_KERNEL_H_
 
@@ -80,25 +82,65 @@ struct UnpackJob {
   ptrdiff_t plane_floats;
 };
 
-struct Kernel {
-  const char* name;
-  bool (*supported)();
-  int32_t registers;  // vectors of sums that fit in registers
+struct LaneKernel {
   const Tile* tiles;
   int32_t tile_count;
   void (*pack)(const PackJob& job);
   void (*gather)(const GatherJob& job);
   void (*unpack)(const UnpackJob& job);
+};
+
+// The sums of some blocks of 16 filters over a block of input channels, for one tile of rows x columns pixels.
+struct BlockJob {
+  // Per block of filters in turn: how many blocks of weights it has, and then for each of them how far its input
+  // is from a pixel's, and its 16 values.
+  const int32_t* counts;
+  const int32_t* offsets;  // in floats
+  const float* values;
+  int32_t blocks;
+  int32_t tail;  // filters of the last block, 1 to 16
+
+  const float* input;  // of the tile's first pixel
+  ptrdiff_t input_row, input_column;  // from one output of the tile to the next, in floats
+
+  float* output;        // of the first block of filters
+  const float* begin;   // likewise, what sums begin with; may be `output`; NULL for nothing
+  ptrdiff_t output_row, output_column;
+  const float* bias;  // of the first block, full blocks, which sums begin with besides; NULL for nothing
+  bool last;          // whether to clamp to [low, high]
+  float low, high;
+};
+
+struct BlockTile {
+  int32_t rows, columns;
+  void (*run)(const BlockJob& job);
+};
+
+struct BlockKernel {
+  const BlockTile* tiles;
+  int32_t tile_count;
+};
+
+struct Kernel {
+  const char* name;
+  bool (*supported)();  // NULL in a build for other processors
+  int32_t registers;    // vectors of sums that fit in registers
   // Multiplies and adds `registers` vectors so many times, and nothing else: the speed of a dense convolution.
   float (*multiply)(int32_t times);
+  const LaneKernel* lanes;    // one of the two
+  const BlockKernel* blocks;
 };
 
 // Every kernel there is, best first. A new one is a file, and a line here and in the build.
 #define TFC_KERNELS(X) \
   X(LanesAvx512)       \
+  X(BlocksAvx512)      \
   X(LanesAvx2)         \
+  X(BlocksAvx2)        \
   X(LanesNeon)         \
-  X(LanesPortable)
+  X(BlocksNeon)        \
+  X(LanesPortable)     \
+  X(BlocksPortable)
 
 #define TFC_DECLARE(name) extern const Kernel k##name;
 TFC_KERNELS(TFC_DECLARE)

@@ -1,4 +1,4 @@
-// The lanes kernel, for a backend that has defined
+// The kernel whose lanes are parts of the map, for a backend that has defined
 //
 //   struct Vector;                                    16 floats
 //   Vector Load(const float*);  void Store(float*, Vector);  Vector Fill(float);
@@ -110,17 +110,4 @@ void Unpack(const UnpackJob& job) {
       if (job.pixels[lane] != nullptr) job.pixels[lane][channel] = from[lane];
     }
   }
-}
-
-float Multiply(int32_t times) {
-  Vector sum[kRegisters];
-  for (int v = 0; v < kRegisters; ++v) sum[v] = Fill(static_cast<float>(v));
-  const Vector half = Fill(0.5f), one = Fill(1.0f);
-  for (int32_t i = 0; i < times; ++i) {
-    for (int v = 0; v < kRegisters; ++v) sum[v] = MultiplyAdd(half, sum[v], one);
-  }
-  for (int v = 1; v < kRegisters; ++v) sum[0] = Add(sum[0], sum[v]);
-  float lanes[kLanes];
-  Store(lanes, sum[0]);
-  return lanes[0];
 }

@@ -3,55 +3,15 @@
 
 #if defined(__AVX512F__)
 
-#include <immintrin.h>
+#include "vector_avx512.h"
 
 namespace tfc {
 namespace {
 
-using Vector = __m512;
-
-inline Vector Load(const float* from) { return _mm512_loadu_ps(from); }
-inline void Store(float* to, Vector v) { _mm512_storeu_ps(to, v); }
-inline Vector Fill(float value) { return _mm512_set1_ps(value); }
-inline Vector Add(Vector a, Vector b) { return _mm512_add_ps(a, b); }
-inline Vector MultiplyAdd(Vector a, Vector b, Vector c) { return _mm512_fmadd_ps(a, b, c); }
-inline Vector Clamp(Vector v, Vector low, Vector high) {
-  return _mm512_min_ps(_mm512_max_ps(v, low), high);
-}
-
-inline Vector Merge(Vector v, Vector from, const int32_t lanes[16], uint32_t mask) {
-  return _mm512_mask_permutexvar_ps(v, static_cast<__mmask16>(mask), _mm512_loadu_si512(lanes), from);
-}
-
-inline void Transpose(Vector r[16]) {
-  Vector t[16];
-  for (int i = 0; i < 16; i += 2) {  // pairs of rows
-    t[i] = _mm512_unpacklo_ps(r[i], r[i + 1]);
-    t[i + 1] = _mm512_unpackhi_ps(r[i], r[i + 1]);
-  }
-  for (int i = 0; i < 16; i += 4) {  // fours: r[i + k] has column k of each quarter
-    r[i] = _mm512_shuffle_ps(t[i], t[i + 2], 0x44);
-    r[i + 1] = _mm512_shuffle_ps(t[i], t[i + 2], 0xEE);
-    r[i + 2] = _mm512_shuffle_ps(t[i + 1], t[i + 3], 0x44);
-    r[i + 3] = _mm512_shuffle_ps(t[i + 1], t[i + 3], 0xEE);
-  }
-  for (int k = 0; k < 4; ++k) {  // quarters
-    const Vector a = _mm512_shuffle_f32x4(r[k], r[k + 4], 0x88), b = _mm512_shuffle_f32x4(r[k], r[k + 4], 0xDD);
-    const Vector c = _mm512_shuffle_f32x4(r[k + 8], r[k + 12], 0x88);
-    const Vector d = _mm512_shuffle_f32x4(r[k + 8], r[k + 12], 0xDD);
-    t[k] = _mm512_shuffle_f32x4(a, c, 0x88);
-    t[k + 4] = _mm512_shuffle_f32x4(b, d, 0x88);
-    t[k + 8] = _mm512_shuffle_f32x4(a, c, 0xDD);
-    t[k + 12] = _mm512_shuffle_f32x4(b, d, 0xDD);
-  }
-  for (int i = 0; i < 16; ++i) r[i] = t[i];
-}
-
 constexpr int kRegisters = 14;
 
 #include "lanes.inl"
-
-bool Supported() { return __builtin_cpu_supports("avx512f"); }
+#include "multiply.inl"
 
 constexpr Tile kTiles[] = {
     {7, 2, RunTile<7, 2>},   {2, 7, RunTile<2, 7>},   {4, 3, RunTile<4, 3>},   {3, 4, RunTile<3, 4>},
@@ -62,17 +22,18 @@ constexpr Tile kTiles[] = {
     {3, 3, RunTile<3, 3>},   {4, 1, RunTile<4, 1>},
 };
 
+constexpr LaneKernel kLaneKernel = {kTiles, sizeof(kTiles) / sizeof(Tile), Pack, Gather, Unpack};
+
 }  // namespace
 
-const Kernel kLanesAvx512 = {
-    "lanes_avx512", Supported, kRegisters, kTiles, sizeof(kTiles) / sizeof(Tile), Pack, Gather, Unpack, Multiply};
+const Kernel kLanesAvx512 = {"lanes_avx512", Supported, kRegisters, Multiply, &kLaneKernel, nullptr};
 
 }  // namespace tfc
 
 #else
 
 namespace tfc {
-const Kernel kLanesAvx512 = {"lanes_avx512", nullptr, 0, nullptr, 0, nullptr, nullptr, nullptr, nullptr};
+const Kernel kLanesAvx512 = {"lanes_avx512", nullptr, 0, nullptr, nullptr, nullptr};
 }
 
 #endif

@@ -1,68 +1,21 @@
 // The lanes kernel in plain C++, for processors that no other file knows.
-#include "kernel.h"
+#include "vector_portable.h"
 
 namespace tfc {
 namespace {
 
-struct Vector {
-  float lane[kLanes];
-};
-
-inline Vector Load(const float* from) {
-  Vector v;
-  for (int i = 0; i < kLanes; ++i) v.lane[i] = from[i];
-  return v;
-}
-inline void Store(float* to, const Vector& v) {
-  for (int i = 0; i < kLanes; ++i) to[i] = v.lane[i];
-}
-inline Vector Fill(float value) {
-  Vector v;
-  for (float& lane : v.lane) lane = value;
-  return v;
-}
-inline Vector Add(Vector a, const Vector& b) {
-  for (int i = 0; i < kLanes; ++i) a.lane[i] += b.lane[i];
-  return a;
-}
-inline Vector MultiplyAdd(const Vector& a, const Vector& b, Vector c) {
-  for (int i = 0; i < kLanes; ++i) c.lane[i] += a.lane[i] * b.lane[i];
-  return c;
-}
-inline Vector Clamp(Vector v, const Vector& low, const Vector& high) {
-  for (int i = 0; i < kLanes; ++i) {
-    v.lane[i] = v.lane[i] < low.lane[i] ? low.lane[i] : v.lane[i] > high.lane[i] ? high.lane[i] : v.lane[i];
-  }
-  return v;
-}
-inline Vector Merge(Vector v, const Vector& from, const int32_t lanes[16], uint32_t mask) {
-  for (int i = 0; i < kLanes; ++i) {
-    if (mask >> i & 1) v.lane[i] = from.lane[lanes[i]];
-  }
-  return v;
-}
-inline void Transpose(Vector r[16]) {
-  for (int i = 0; i < kLanes; ++i) {
-    for (int j = 0; j < i; ++j) {
-      const float swapped = r[i].lane[j];
-      r[i].lane[j] = r[j].lane[i];
-      r[j].lane[i] = swapped;
-    }
-  }
-}
-
 constexpr int kRegisters = 4;
 
 #include "lanes.inl"
-
-bool Supported() { return true; }
+#include "multiply.inl"
 
 constexpr Tile kTiles[] = {
     {2, 2, RunTile<2, 2>}, {1, 1, RunTile<1, 1>}, {1, 2, RunTile<1, 2>}, {1, 3, RunTile<1, 3>}, {1, 4, RunTile<1, 4>}};
 
+constexpr LaneKernel kLaneKernel = {kTiles, sizeof(kTiles) / sizeof(Tile), Pack, Gather, Unpack};
+
 }  // namespace
 
-const Kernel kLanesPortable = {
-    "lanes_portable", Supported, kRegisters, kTiles, sizeof(kTiles) / sizeof(Tile), Pack, Gather, Unpack, Multiply};
+const Kernel kLanesPortable = {"lanes_portable", Supported, kRegisters, Multiply, &kLaneKernel, nullptr};
 
 }  // namespace tfc

@@ -48,15 +48,23 @@ struct Trial {
   int32_t size, channels, filters, kernel;
   double density;
   bool tiled_input, tiled_output;
+  bool blocks;  // whether lanes are filters
 };
 
 constexpr Trial kTrials[] = {
-    {28, 32, 64, 3, 0.3, false, false},  {28, 32, 64, 3, 0.05, false, false}, {28, 64, 64, 3, 0.1, true, true},
-    {28, 64, 32, 3, 0.02, true, true},   {28, 64, 128, 1, 0.3, false, false}, {28, 64, 128, 1, 0.03, false, false},
-    {28, 128, 128, 1, 0.1, true, true},  {28, 128, 256, 1, 0.02, true, true}, {14, 128, 64, 1, 0.1, false, true},
-    {14, 128, 128, 1, 0.1, true, false}, {14, 64, 64, 3, 0.1, true, false},   {14, 64, 128, 3, 0.05, false, true},
-    {7, 128, 128, 3, 0.1, false, false}, {7, 128, 128, 3, 0.05, true, true},  {7, 256, 256, 1, 0.1, true, true},
-    {4, 64, 64, 1, 0.1, false, false},   {4, 32, 32, 3, 0.1, true, true},     {12, 16, 512, 1, 0.2, true, true},
+    {28, 32, 64, 3, 0.3, false, false, false}, {28, 32, 64, 3, 0.05, false, false, false},
+    {28, 64, 64, 3, 0.1, true, true, false}, {28, 64, 32, 3, 0.02, true, true, false},
+    {28, 64, 128, 1, 0.3, false, false, false}, {28, 64, 128, 1, 0.03, false, false, false},
+    {28, 128, 128, 1, 0.1, true, true, false}, {28, 128, 256, 1, 0.02, true, true, false},
+    {14, 128, 64, 1, 0.1, false, true, false}, {14, 128, 128, 1, 0.1, true, false, false},
+    {14, 64, 64, 3, 0.1, true, false, false}, {14, 64, 128, 3, 0.05, false, true, false},
+    {7, 128, 128, 3, 0.1, false, false, false}, {7, 128, 128, 3, 0.05, true, true, false},
+    {7, 256, 256, 1, 0.1, true, true, false}, {4, 64, 64, 1, 0.1, false, false, false},
+    {4, 32, 32, 3, 0.1, true, true, false}, {12, 16, 512, 1, 0.2, true, true, false},
+    {28, 64, 64, 3, 0.3, false, false, true}, {28, 64, 64, 3, 0.05, false, false, true},
+    {28, 64, 128, 1, 0.3, false, false, true}, {28, 128, 512, 1, 0.03, false, false, true},
+    {14, 256, 256, 1, 0.1, false, false, true}, {14, 128, 128, 3, 0.1, false, false, true},
+    {7, 256, 256, 3, 0.05, false, false, true}, {7, 128, 512, 1, 0.1, false, false, true},
 };
 
 tfc_shape ShapeOf(const Trial& trial) {
@@ -70,13 +78,15 @@ tfc_shape ShapeOf(const Trial& trial) {
   return s;
 }
 
-// Places at random, always the same.
-std::vector<int32_t> Places(const tfc_shape& shape, double density) {
+// Places at random, always the same; or whole blocks of 16 filters.
+std::vector<int32_t> Places(const tfc_shape& shape, const Trial& trial) {
   std::vector<int32_t> places;
+  const int32_t together = trial.blocks ? kLanes : 1;
   uint32_t state = 1;
-  for (int64_t i = 0; i < WeightCount(shape); ++i) {
+  for (int64_t i = 0; i < WeightCount(shape); i += together) {
     state = state * 1664525u + 1013904223u;
-    if ((state >> 8) < density * (1 << 24)) places.push_back(static_cast<int32_t>(i));
+    if ((state >> 8) >= trial.density * (1 << 24)) continue;
+    for (int32_t k = 0; k < together; ++k) places.push_back(static_cast<int32_t>(i + k));
   }
   return places;
 }
@@ -92,7 +102,7 @@ struct Destroy {
 
 tfc_status Measure(const Trial& trial, const char* kernel, Sample* sample) {
   const tfc_shape shape = ShapeOf(trial);
-  const std::vector<int32_t> places = Places(shape, trial.density);
+  const std::vector<int32_t> places = Places(shape, trial);
   const std::vector<float> values(places.size(), 0.01f);
   const tfc_weights weights = {static_cast<int64_t>(places.size()), places.data(), values.data()};
   const tfc_options options = {kernel, {}, trial.tiled_input, trial.tiled_output, trial.tiled_output};
@@ -109,7 +119,7 @@ tfc_status Measure(const Trial& trial, const char* kernel, Sample* sample) {
   if (input.data() == nullptr || output.data() == nullptr) return TFC_NO_MEMORY;
   std::fill_n(input.data(), floats(shape.channels), 1.0f);
   const Outline& outline = made->structure->outline;
-  sample->counts = Counts(outline.tiling, outline.shape, outline.work);
+  sample->counts = CountsOf(outline);
   Run(*made, {input.data(), nullptr, output.data()}, 1, 1);  // brings everything into the caches
   sample->seconds = Fastest([&] { Run(*made, {input.data(), nullptr, output.data()}, 1, 1); });
   return TFC_OK;
@@ -142,10 +152,15 @@ Costs Fit(const std::vector<Sample>& samples) {
 
 // ---------------------------------------------------------------- predictions
 
-// Dense kernels take tiles of pixels by filters, and pay for those that are not full.
+// Dense kernels take tiles of pixels by filters, and pay for those that are not full. Those of depthwise
+// convolutions take channels, and load two vectors for each that they multiply.
 double DenseSeconds(const tfc_shape& s, OutputSize size, const tfc_machine& machine, int32_t threads) {
-  constexpr double kShare = 0.95;  // of what the processor can do, XNNPACK's convolutions reach
+  constexpr double kShare = 0.95, kDepthwiseShare = 0.5;  // of what the processor can do, XNNPACK reaches
   constexpr int64_t kPixels = 7, kFilters = 16;
+  if (s.groups == s.channels && s.groups > 1) {
+    const double taps = double(s.kernel_height) * s.kernel_width * size.height * size.width;
+    return taps * s.filters / (kDepthwiseShare * machine.dense * threads);
+  }
   const auto filled = [](int64_t count, int64_t tile) { return static_cast<double>((count + tile - 1) / tile * tile); };
   const double outputs = filled(int64_t{size.height} * size.width, kPixels) *
                          filled(s.filters / s.groups, kFilters) * s.groups;
@@ -154,11 +169,10 @@ double DenseSeconds(const tfc_shape& s, OutputSize size, const tfc_machine& mach
 }
 
 // Threads share regions; where there are fewer than threads, some have nothing to do.
-double SparseSeconds(const Outline& outline, const tfc_machine& machine, int32_t threads) {
-  Costs each;
-  std::copy(std::begin(machine.steps), std::end(machine.steps), each.begin());
-  const double seconds = Total(Counts(outline.tiling, outline.shape, outline.work), each);
-  const int32_t tasks = std::max(outline.tiling.Regions(), std::min(threads, outline.tiling.Regions() * 2));
+double SparseSeconds(const Outline& outline, const Costs& each, int32_t threads) {
+  const double seconds = Total(CountsOf(outline), each);
+  const int32_t regions = outline.kernel->lanes != nullptr ? outline.tiling.Regions() : outline.block_tiling.bands;
+  const int32_t tasks = std::max(regions, std::min(threads, regions * 2));
   return seconds * ((tasks + threads - 1) / threads) / tasks;
 }
 
@@ -168,14 +182,17 @@ double SparseSeconds(const Outline& outline, const tfc_machine& machine, int32_t
 tfc_status tfc_measure_machine(const char* kernel, tfc_machine* machine) {
   if (machine == nullptr) return TFC_BAD_ARGUMENT;
   try {
-    const tfc::Kernel* found;
-    if (const auto status = tfc::FindKernel(kernel, &found)) return status;
+    std::vector<const tfc::Kernel*> kernels;
+    if (const auto status = tfc::FindKernels(kernel, &kernels)) return status;
     std::vector<tfc::Sample> samples;
-    for (const tfc::Trial& trial : tfc::kTrials) {
-      samples.emplace_back();
-      if (const auto status = tfc::Measure(trial, found->name, &samples.back())) return status;
+    for (const tfc::Kernel* each : kernels) {
+      for (const tfc::Trial& trial : tfc::kTrials) {
+        if (trial.blocks != (each->blocks != nullptr)) continue;
+        samples.emplace_back();
+        if (const auto status = tfc::Measure(trial, each->name, &samples.back())) return status;
+      }
     }
-    machine->dense = tfc::DenseSpeed(*found);
+    machine->dense = tfc::DenseSpeed(*kernels.front());
     const tfc::Costs each = tfc::Fit(samples);
     std::copy(each.begin(), each.end(), machine->steps);
     return TFC_OK;
@@ -184,18 +201,25 @@ tfc_status tfc_measure_machine(const char* kernel, tfc_machine* machine) {
   }
 }
 
-tfc_status tfc_predict(const tfc_shape* shape, int64_t weights, int32_t channels, const tfc_options* options,
+tfc_status tfc_predict(const tfc_shape* shape, const tfc_weight_counts* counts, const tfc_options* options,
                        const tfc_machine* machine, int32_t threads, tfc_prediction* prediction) {
-  if (shape == nullptr || options == nullptr || machine == nullptr || prediction == nullptr) return TFC_BAD_ARGUMENT;
-  if (weights < 0 || channels < 0 || threads < 1 || !(machine->dense > 0)) return TFC_BAD_ARGUMENT;
+  if (shape == nullptr || counts == nullptr || options == nullptr) return TFC_BAD_ARGUMENT;
+  if (machine == nullptr || prediction == nullptr || threads < 1 || !(machine->dense > 0)) return TFC_BAD_ARGUMENT;
+  if (counts->weights < 0 || counts->blocks < 0 || counts->channels < 0) return TFC_BAD_ARGUMENT;
   try {
     tfc::OutputSize size;
     if (const auto status = tfc::CheckShape(*shape, &size)) return status;
+    tfc::Costs each;
+    std::copy(std::begin(machine->steps), std::end(machine->steps), each.begin());
     tfc::Outline outline;
-    if (const auto status = tfc::MakeOutline(*shape, weights, channels, *options, &outline)) return status;
+    if (const auto status = tfc::MakeOutline(*shape, *counts, *options, each, &outline)) return status;
     prediction->dense_seconds = tfc::DenseSeconds(*shape, size, *machine, threads);
-    prediction->sparse_seconds = tfc::SparseSeconds(outline, *machine, threads);
-    prediction->tiles = {outline.tiling.tile.rows, outline.tiling.tile.columns, outline.tiling.lane_rows};
+    prediction->sparse_seconds = tfc::SparseSeconds(outline, each, threads);
+    prediction->kernel = outline.kernel->name;
+    prediction->tiles = {};
+    if (outline.kernel->lanes != nullptr) {
+      prediction->tiles = {outline.tiling.tile.rows, outline.tiling.tile.columns, outline.tiling.lane_rows};
+    }
     return TFC_OK;
   } catch (const std::bad_alloc&) {
     return TFC_NO_MEMORY;

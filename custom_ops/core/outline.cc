@@ -1,6 +1,7 @@
 #include "outline.h"
 
 #include <cstring>
+#include <limits>
 
 namespace tfc {
 namespace {
@@ -39,6 +40,16 @@ bool TilesFit(const Outline& o) {
          reaches(s.pad_left, (s.kernel_width - 1) * s.dilation_width, tile.columns * o.tiling.lane_columns);
 }
 
+// Whether the kernel can do it.
+bool Cut(Outline* o) {
+  if (o->kernel->blocks != nullptr) {
+    o->block_tiling = ChooseBlockTiling(*o->kernel->blocks, o->shape, o->size, o->work);
+    return o->block_tiling.tile.run != nullptr;
+  }
+  o->tiling = ChooseTiling(*o->kernel->lanes, o->shape, o->size, o->work);
+  return o->tiling.tile.run != nullptr && (!o->work.tiled.input || TilesFit(*o));
+}
+
 }  // namespace
 
 const Kernel* KernelAt(int32_t index) {
@@ -48,33 +59,53 @@ const Kernel* KernelAt(int32_t index) {
   return nullptr;
 }
 
-tfc_status FindKernel(const char* name, const Kernel** found) {
+tfc_status FindKernels(const char* name, std::vector<const Kernel*>* found) {
+  bool lanes = false, blocks = false, known = false;
   for (int32_t i = 0; const Kernel* kernel = KernelAt(i); ++i) {
     if (name != nullptr && std::strcmp(kernel->name, name) != 0) continue;
-    if (kernel->supported()) {
-      *found = kernel;
-      return TFC_OK;
-    }
-    if (name != nullptr) return TFC_NOT_ON_THIS_CPU;
+    known = true;
+    bool& have = kernel->lanes != nullptr ? lanes : blocks;
+    if (have || !kernel->supported()) continue;
+    have = true;
+    found->push_back(kernel);
   }
-  return TFC_BAD_ARGUMENT;
+  if (!known) return TFC_BAD_ARGUMENT;
+  return found->empty() ? TFC_NOT_ON_THIS_CPU : TFC_OK;
 }
 
-tfc_status MakeOutline(const tfc_shape& shape, int64_t weights, int32_t channels, const tfc_options& options,
-                       Outline* made) {
-  if (const auto status = CheckShape(shape, &made->size)) return status;
-  if (const auto status = FindKernel(options.kernel, &made->kernel)) return status;
-  made->shape = shape;
-  Work& work = made->work;
+Costs CountsOf(const Outline& o) {
+  return o.kernel->lanes != nullptr ? Counts(o.tiling, o.shape, o.work)
+                                    : BlockCounts(o.block_tiling, o.shape, o.size, o.work);
+}
+
+tfc_status MakeOutline(const tfc_shape& shape, const tfc_weight_counts& counts, const tfc_options& options,
+                       const Costs& each, Outline* made) {
+  Outline outline{};
+  if (const auto status = CheckShape(shape, &outline.size)) return status;
+  std::vector<const Kernel*> kernels;
+  if (const auto status = FindKernels(options.kernel, &kernels)) return status;
+  outline.shape = shape;
+  Work& work = outline.work;
   work.tiled = {options.tiled_input != 0, options.tiled_residual != 0, options.tiled_output != 0};
   work.tiles = options.tiles;
-  work.weights = weights;
+  work.weights = counts.weights;
+  work.blocks = counts.blocks;
   work.in_place = work.tiled.input && Pointwise(shape);
-  work.channels = work.in_place ? shape.channels : channels;
-  if (Pointwise(shape) && Any(work.tiles) && !work.tiled.Any()) Flatten(made);
-  made->tiling = ChooseTiling(*made->kernel, made->shape, made->size, work);
-  if (made->tiling.tile.run == nullptr) return Any(work.tiles) ? TFC_TOO_LARGE : TFC_BAD_ARGUMENT;
-  return work.tiled.input && !TilesFit(*made) ? TFC_BAD_ARGUMENT : TFC_OK;
+  work.channels = work.in_place ? shape.channels : counts.channels;
+  const bool plain = Any(work.tiles) && !work.tiled.Any();
+  if (Pointwise(shape) && plain) Flatten(&outline);
+  double least = std::numeric_limits<double>::infinity();
+  for (const Kernel* kernel : kernels) {
+    outline.kernel = kernel;
+    if (kernel->blocks != nullptr && !plain) continue;
+    if (!Cut(&outline)) continue;
+    const double cost = Total(CountsOf(outline), each);
+    if (cost >= least) continue;
+    least = cost;
+    *made = outline;
+  }
+  if (least < std::numeric_limits<double>::infinity()) return TFC_OK;
+  return plain ? TFC_TOO_LARGE : TFC_BAD_ARGUMENT;
 }
 
 }  // namespace tfc

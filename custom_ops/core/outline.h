@@ -3,7 +3,9 @@
 #define TFCOMPRESS_OUTLINE_H_
 
 #include <cstdint>
+#include <vector>
 
+#include "blocks.h"
 #include "kernel.h"
 #include "shape.h"
 #include "sparse_conv.h"
@@ -16,16 +18,20 @@ struct Outline {
   tfc_shape shape;
   OutputSize size;
   Work work;
-  Tiling tiling;
+  Tiling tiling;             // where lanes are parts of the map
+  BlockTiling block_tiling;  // where they are filters
 };
 
-// The kernels that are in this build, and the one of that name, or the best of this processor.
+// The kernels that are in this build, and of these the one of that name, or the best of each kind.
 const Kernel* KernelAt(int32_t index);
-tfc_status FindKernel(const char* name, const Kernel** found);
+tfc_status FindKernels(const char* name, std::vector<const Kernel*>* found);
 
-// `weights` are not zero; so many `channels` are read by any of them.
-tfc_status MakeOutline(const tfc_shape& shape, int64_t weights, int32_t channels, const tfc_options& options,
-                       Outline* made);
+// The outline that takes least if steps take `each`.
+tfc_status MakeOutline(const tfc_shape& shape, const tfc_weight_counts& counts, const tfc_options& options,
+                       const Costs& each, Outline* made);
+
+// How often it takes each kind of step.
+Costs CountsOf(const Outline& outline);
 
 }  // namespace tfc
 

@@ -19,29 +19,35 @@ tfc_status MakeStructure(const tfc_shape& shape, const tfc_weights& weights, tfc
   if (const auto status = CheckIndices(shape, weights)) return status;
   auto structure = std::make_shared<Structure>();
   if (const auto status = CheckActivation(activation, &structure->range)) return status;
+  structure->weights = weights.count;
   Stream& stream = structure->stream;
   AssignPlanes(shape, weights, &stream);
-  const auto status = MakeOutline(shape, weights.count, stream.plane_count, options, &structure->outline);
-  if (status != TFC_OK) return status;
-  if (structure->outline.work.in_place) AssignAllPlanes(&stream);
-  FillStream(structure->outline.shape, weights, structure->outline.tiling, &stream);
+  Outline& outline = structure->outline;
+  const tfc_weight_counts counts = {weights.count, CountBlocks(shape, weights), stream.plane_count};
+  if (const auto status = MakeOutline(shape, counts, options, kTypical, &outline)) return status;
+  if (outline.kernel->blocks != nullptr) {
+    FillBlockStream(outline.shape, weights, outline.block_tiling, &structure->blocks, &structure->source);
+  } else {
+    if (outline.work.in_place) AssignAllPlanes(&stream);
+    FillStream(outline.shape, weights, outline.tiling, &stream, &structure->source);
+  }
   *made = std::move(structure);
   return TFC_OK;
 }
 
 tfc_status MakePlan(std::shared_ptr<const Structure> structure, const float* values, const float* bias,
                     tfc_plan** made) {
-  const std::vector<int32_t>& source = structure->stream.source;
+  const std::vector<int32_t>& source = structure->source;
   const int32_t filters = structure->outline.shape.filters;
-  if (values == nullptr && !source.empty()) return TFC_BAD_ARGUMENT;
-  if (const auto status = CheckFinite(values, static_cast<int64_t>(source.size()))) return status;
+  if (values == nullptr && structure->weights > 0) return TFC_BAD_ARGUMENT;
+  if (const auto status = CheckFinite(values, structure->weights)) return status;
   if (bias != nullptr) {
     if (const auto status = CheckFinite(bias, filters)) return status;
   }
   auto plan = std::make_unique<tfc_plan>();
   plan->values.reserve(source.size());
-  for (const int32_t place : source) plan->values.push_back(values[place]);
-  plan->bias.assign(filters, 0.0f);
+  for (const int32_t place : source) plan->values.push_back(place < 0 ? 0.0f : values[place]);
+  plan->bias.assign((filters + kLanes - 1) / kLanes * kLanes, 0.0f);
   if (bias != nullptr) std::copy_n(bias, filters, plan->bias.begin());
   plan->structure = std::move(structure);
   *made = plan.release();
@@ -129,8 +135,23 @@ tfc_status tfc_plan_run_with(const tfc_plan* plan, const float* input, const flo
   }
 }
 
+tfc_status tfc_count_weights(const tfc_shape* shape, const tfc_weights* weights, tfc_weight_counts* counts) {
+  if (shape == nullptr || weights == nullptr || counts == nullptr) return TFC_BAD_ARGUMENT;
+  try {
+    tfc::OutputSize size;
+    if (const auto status = tfc::CheckShape(*shape, &size)) return status;
+    if (const auto status = tfc::CheckIndices(*shape, *weights)) return status;
+    tfc::Stream stream;
+    tfc::AssignPlanes(*shape, *weights, &stream);
+    *counts = {weights->count, tfc::CountBlocks(*shape, *weights), stream.plane_count};
+    return TFC_OK;
+  } catch (const std::bad_alloc&) {
+    return TFC_NO_MEMORY;
+  }
+}
+
 tfc_tiles tfc_plan_tiles(const tfc_plan* plan) {
-  if (plan == nullptr) return {};
+  if (plan == nullptr || plan->structure->outline.kernel->lanes == nullptr) return {};
   const tfc::Tiling& tiling = plan->structure->outline.tiling;
   return {tiling.tile.rows, tiling.tile.columns, tiling.lane_rows};
 }

@@ -5,6 +5,7 @@
 #include <memory>
 #include <vector>
 
+#include "blocks.h"
 #include "outline.h"
 #include "scratch.h"
 #include "shape.h"
@@ -17,7 +18,10 @@ namespace tfc {
 struct Structure {
   Outline outline;
   Range range;
-  Stream stream;
+  Stream stream;        // where lanes are parts of the map
+  BlockStream blocks;   // where they are filters
+  int64_t weights;      // as many as were given
+  std::vector<int32_t> source;  // by value of a plan: which of them it is, or -1 for a zero
 };
 
 }  // namespace tfc
@@ -30,7 +34,7 @@ struct tfc_plan {
 
   std::shared_ptr<const tfc::Structure> structure;
   std::vector<float> values;  // in the order of the stream
-  std::vector<float> bias;
+  std::vector<float> bias;    // up to a whole vector
 };
 
 #endif  // TFCOMPRESS_PLAN_H_

@@ -2,9 +2,12 @@
 #ifndef TFCOMPRESS_RUN_H_
 #define TFCOMPRESS_RUN_H_
 
+#include <algorithm>
+#include <atomic>
 #include <cstdint>
 
 #include "plan.h"
+#include "threads.h"
 
 namespace tfc {
 
@@ -14,7 +17,36 @@ struct Maps {
   float* output;
 };
 
-tfc_status Run(const tfc_plan& plan, const Maps& maps, int32_t batch, int32_t threads);
+// Shares out regions times chunks of filters among threads. Few regions are divided by chunks, too; each thread then
+// prepares its own copy of the input. On each thread `run(tasks)` is called once, which calls `tasks(work)`, and
+// that calls `work(region, first chunk, chunks)` until nothing is left; false where there is no memory.
+template <typename RunTasks>
+tfc_status ShareOut(int64_t regions, int32_t chunks, int32_t threads, const RunTasks& run) {
+  const auto parts = static_cast<int32_t>(
+      std::clamp<int64_t>(regions >= 2 * threads ? 1 : 2 * threads / std::max<int64_t>(regions, 1), 1, chunks));
+  const int64_t count = regions * parts;
+  std::atomic<int64_t> next{0};
+  std::atomic<bool> failed{false};
+  const auto tasks = [&](const auto& work) {
+    for (int64_t i = next++; i < count; i = next++) {
+      const auto part = static_cast<int32_t>(i % parts);
+      const int32_t first = part * chunks / parts;
+      work(i / parts, first, (part + 1) * chunks / parts - first);
+    }
+  };
+  RunOnThreads(static_cast<int32_t>(std::min<int64_t>(threads, std::max<int64_t>(count, 1))), [&](int32_t) {
+    if (!run(tasks)) failed = true;
+  });
+  return failed && next < count ? TFC_NO_MEMORY : TFC_OK;
+}
+
+tfc_status RunLanes(const tfc_plan& plan, const Maps& maps, int32_t batch, int32_t threads);
+tfc_status RunBlocks(const tfc_plan& plan, const Maps& maps, int32_t batch, int32_t threads);
+
+inline tfc_status Run(const tfc_plan& plan, const Maps& maps, int32_t batch, int32_t threads) {
+  const bool lanes = plan.structure->outline.kernel->lanes != nullptr;
+  return lanes ? RunLanes(plan, maps, batch, threads) : RunBlocks(plan, maps, batch, threads);
+}
 
 }  // namespace tfc
 

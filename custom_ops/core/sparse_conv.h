@@ -66,8 +66,8 @@ typedef struct tfc_tiles {
 
 /* Everything about a plan that may be left at 0. */
 typedef struct tfc_options {
-  const char* kernel; /* a name from `tfc_kernel_name`, or NULL for the best that this processor has */
-  tfc_tiles tiles;    /* zeros for the best */
+  const char* kernel; /* a name from `tfc_kernel_name`, or NULL for what seems fastest for these weights */
+  tfc_tiles tiles;    /* zeros for the best; others, and maps in tiles, are for lanes kernels */
   int32_t tiled_input, tiled_residual, tiled_output; /* whether these maps are in tiles: the plan's, above */
 } tfc_options;
 
@@ -76,7 +76,9 @@ typedef struct tfc_plan tfc_plan;
 /* A sentence for people; never NULL. */
 TFC_EXPORT const char* tfc_status_message(tfc_status status);
 
-/* The kernels compiled into this library, best first: "lanes_avx512", ... NULL from `tfc_kernel_name` ends
+/* The kernels compiled into this library, best first: "lanes_avx512", "blocks_avx512", ... The former compute
+ * 16 parts of a map at a time, and leave out any weight that is zero; the latter compute 16 filters at a time, and
+ * leave out blocks of 16 weights, those of neighbouring filters at one tap of one channel. NULL from `tfc_kernel_name` ends
  * the list. One that is not supported needs instructions that this processor lacks. */
 TFC_EXPORT const char* tfc_kernel_name(int32_t index);
 TFC_EXPORT int32_t tfc_kernel_supported(int32_t index);
@@ -112,20 +114,30 @@ TFC_EXPORT int64_t tfc_tiled_floats(const tfc_tiles* tiles, int32_t height, int3
 /* How fast this processor is, for predictions. Numbers only: it may be kept for another process. */
 typedef struct tfc_machine {
   double dense;    /* multiply-adds of a dense convolution in a second, on one thread */
-  double steps[9]; /* seconds that each kind of step of a plan takes */
+  double steps[14]; /* seconds that each kind of step of a plan takes */
 } tfc_machine;
+
+/* What a prediction needs to know of the weights that are not pruned. */
+typedef struct tfc_weight_counts {
+  int64_t weights;  /* how many they are */
+  int64_t blocks;   /* how many blocks of 16 filters have any at a tap of a channel, over all of these */
+  int32_t channels; /* how many channels they read */
+} tfc_weight_counts;
 
 typedef struct tfc_prediction {
   double dense_seconds, sparse_seconds; /* for one image */
-  tfc_tiles tiles;
+  const char* kernel;                   /* the fastest */
+  tfc_tiles tiles;                      /* zeros where it has none */
 } tfc_prediction;
 
-/* Measures, which takes some hundredths of a second. kernel: as for a plan. */
+TFC_EXPORT tfc_status tfc_count_weights(const tfc_shape* shape, const tfc_weights* weights,
+                                        tfc_weight_counts* counts);
+
+/* Measures, which takes some hundredths of a second. kernel: the one that predictions are wanted for, or NULL. */
 TFC_EXPORT tfc_status tfc_measure_machine(const char* kernel, tfc_machine* machine);
 
-/* What a plan of so many weights that are not zero, which read so many channels, and a dense convolution
- * would take. `tiles` are those that the plan would have. */
-TFC_EXPORT tfc_status tfc_predict(const tfc_shape* shape, int64_t weights, int32_t channels,
+/* What a plan of such weights and a dense convolution would take. */
+TFC_EXPORT tfc_status tfc_predict(const tfc_shape* shape, const tfc_weight_counts* counts,
                                   const tfc_options* options, const tfc_machine* machine, int32_t threads,
                                   tfc_prediction* prediction);
 

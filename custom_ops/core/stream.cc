@@ -13,18 +13,6 @@ struct Weight {
 
 using Filter = std::vector<Weight>;
 
-// The parts of a place in the bank of filters.
-struct Place {
-  int32_t row, column, channel, filter;  // the channel counted through all groups
-};
-
-Place PlaceOf(const tfc_shape& s, int32_t index) {
-  const int32_t depth = s.channels / s.groups, filter = index % s.filters;
-  const int32_t tap = index / s.filters / depth;
-  const int32_t first = filter / (s.filters / s.groups) * depth;
-  return {tap / s.kernel_width, tap % s.kernel_width, first + index / s.filters % depth, filter};
-}
-
 // The weights of each filter, by plane.
 std::vector<Filter> Filters(const tfc_shape& s, const tfc_weights& weights, const Tiling& tiling,
                             const Stream& stream) {
@@ -45,7 +33,7 @@ std::vector<Filter> Filters(const tfc_shape& s, const tfc_weights& weights, cons
 // Adds what of these filters lies in a block of planes. Those with most weights come first: the processor
 // foretells the end of a loop that is as long as the one before.
 void AddStep(const Filter* filters, const Step& block, int32_t plane_lines, std::vector<size_t>* done,
-             Chunk* chunk, Stream* stream) {
+             Chunk* chunk, Stream* stream, std::vector<int32_t>* source) {
   const auto ends = [&](int32_t slot) {
     size_t at = (*done)[slot];
     while (at < filters[slot].size() && filters[slot][at].plane < block.first_plane + block.planes) ++at;
@@ -66,7 +54,7 @@ void AddStep(const Filter* filters, const Step& block, int32_t plane_lines, std:
     for (int32_t i = 0; i < counts[slot]; ++i) {
       const Weight& weight = filters[slot][(*done)[slot]++];
       stream->lines.push_back(static_cast<uint16_t>((weight.plane - block.first_plane) * plane_lines + weight.line));
-      stream->source.push_back(weight.source);
+      source->push_back(weight.source);
     }
   }
 }
@@ -87,6 +75,13 @@ std::vector<Step> Blocks(const Stream& stream, int32_t size) {
 
 }  // namespace
 
+Place PlaceOf(const tfc_shape& s, int32_t index) {
+  const int32_t depth = s.channels / s.groups, filter = index % s.filters;
+  const int32_t tap = index / s.filters / depth;
+  const int32_t first = filter / (s.filters / s.groups) * depth;
+  return {tap / s.kernel_width, tap % s.kernel_width, first + index / s.filters % depth, filter};
+}
+
 void AssignPlanes(const tfc_shape& shape, const tfc_weights& weights, Stream* stream) {
   stream->planes.assign(shape.channels, -1);
   for (int64_t i = 0; i < weights.count; ++i) stream->planes[PlaceOf(shape, weights.indices[i]).channel] = 0;
@@ -98,14 +93,15 @@ void AssignAllPlanes(Stream* stream) {
   stream->plane_count = static_cast<int32_t>(stream->planes.size());
 }
 
-void FillStream(const tfc_shape& shape, const tfc_weights& weights, const Tiling& tiling, Stream* stream) {
+void FillStream(const tfc_shape& shape, const tfc_weights& weights, const Tiling& tiling, Stream* stream,
+                std::vector<int32_t>* source) {
   const std::vector<Filter> filters = Filters(shape, weights, tiling, *stream);
   const std::vector<Step> blocks = Blocks(*stream, tiling.block_channels);
   for (int32_t first = 0; first < shape.filters; first += tiling.chunk_filters) {
     Chunk chunk = {first, std::min(tiling.chunk_filters, shape.filters - first), {}};
     std::vector<size_t> done(chunk.filters, 0);
     for (const Step& block : blocks) {
-      AddStep(filters.data() + first, block, tiling.plane_lines, &done, &chunk, stream);
+      AddStep(filters.data() + first, block, tiling.plane_lines, &done, &chunk, stream, source);
     }
     stream->chunks.push_back(std::move(chunk));
   }

@@ -10,6 +10,13 @@
 
 namespace tfc {
 
+// The parts of a place in the bank of filters.
+struct Place {
+  int32_t row, column, channel, filter;  // the channel counted through all groups
+};
+
+Place PlaceOf(const tfc_shape& shape, int32_t index);
+
 // One block of input channels for one chunk of filters.
 struct Step {
   int32_t first_plane, planes;
@@ -28,13 +35,14 @@ struct Stream {
   std::vector<Chunk> chunks;
   std::vector<int32_t> slots, counts;  // of each step in turn: its filters, and how many weights they have
   std::vector<uint16_t> lines;
-  std::vector<int32_t> source;  // which of the weights given stands there
 };
 
 // Gives planes to the channels that some weight reads; then to all.
 void AssignPlanes(const tfc_shape& shape, const tfc_weights& weights, Stream* stream);
 void AssignAllPlanes(Stream* stream);
-void FillStream(const tfc_shape& shape, const tfc_weights& weights, const Tiling& tiling, Stream* stream);
+// `source` gets, for each weight in turn, which of those given it is.
+void FillStream(const tfc_shape& shape, const tfc_weights& weights, const Tiling& tiling, Stream* stream,
+                std::vector<int32_t>* source);
 
 }  // namespace tfc
 

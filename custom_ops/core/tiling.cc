@@ -14,12 +14,6 @@ namespace {
 constexpr int32_t kMostLines = 65536;  // of a block: lines are counted in 16 bits
 constexpr int32_t kLineBytes = 64;
 
-// So much of a processor's caches is filled.
-struct CacheBytes {
-  int32_t block = 26 * 1024;  // of the first level, where nothing is known of it
-  int32_t sums = 96 * 1024;   // of the second level
-};
-
 CacheBytes ReadCacheBytes() {
   CacheBytes bytes;
 #if defined(_SC_LEVEL1_DCACHE_SIZE) && defined(_SC_LEVEL2_CACHE_SIZE)
@@ -31,13 +25,6 @@ CacheBytes ReadCacheBytes() {
   return bytes;
 }
 
-const CacheBytes& Caches() {
-  static const CacheBytes bytes = ReadCacheBytes();
-  return bytes;
-}
-
-// Cycles, roughly; only their proportions matter for the choice of a tiling.
-constexpr Costs kTypical = {500, 10, 2, 1, 0.5, 3.5, 2, 2, 3.5};
 
 int32_t CeilDiv(int32_t a, int32_t b) { return (a + b - 1) / b; }
 
@@ -71,6 +58,11 @@ bool Wanted(const tfc_tiles& tiles, const Tile& tile, int32_t lane_rows) {
 }
 
 }  // namespace
+
+const CacheBytes& Caches() {
+  static const CacheBytes bytes = ReadCacheBytes();
+  return bytes;
+}
 
 Axis MakeAxis(int32_t outputs, int32_t taps, int32_t stride, int32_t dilation) {
   Axis axis;
@@ -115,7 +107,7 @@ double Total(const Costs& counts, const Costs& each) {
   return std::inner_product(counts.begin(), counts.end(), each.begin(), 0.0);
 }
 
-Tiling ChooseTiling(const Kernel& kernel, const tfc_shape& shape, OutputSize size, const Work& work) {
+Tiling ChooseTiling(const LaneKernel& kernel, const tfc_shape& shape, OutputSize size, const Work& work) {
   Tiling best{};
   double least = std::numeric_limits<double>::infinity();
   for (int32_t i = 0; i < kernel.tile_count; ++i) {

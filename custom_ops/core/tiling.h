@@ -46,6 +46,7 @@ struct Tiled {
 // What the choice of a tiling depends on, besides the shape.
 struct Work {
   int64_t weights;   // that are not zero
+  int64_t blocks;    // of 16 filters, with any weight at a tap of a channel
   int32_t channels;  // that any of them reads
   tfc_tiles tiles;   // those to take; zeros for any
   Tiled tiled;
@@ -63,15 +64,31 @@ enum Cost {
   kGathered,  // make a vector out of vectors of tiles
   kTouched,   // bring a vector in place into the nearest cache
   kUnpacked,  // hand out a vector to 16 pixels
+  // Where lanes are filters:
+  kBlock,        // begin with a block of filters in a block of channels
+  kBlockSum,     // load and store a vector of sums
+  kEntry,        // fetch a block of weights and where it applies
+  kEntryVector,  // multiply and add a vector
+  kCopied,       // copy a vector
   kCosts
 };
 using Costs = std::array<double, kCosts>;
+
+// Cycles, roughly; only their proportions matter for the choice of a tiling.
+constexpr Costs kTypical = {500, 10, 2, 1, 0.5, 3.5, 2, 2, 3.5, 15, 2, 2, 0.55, 1.5};
+
+// So much of a processor's caches is filled.
+struct CacheBytes {
+  int32_t block = 26 * 1024;  // of the first level, where nothing is known of it
+  int32_t sums = 96 * 1024;   // of the second level
+};
+const CacheBytes& Caches();
 
 Costs Counts(const Tiling& tiling, const tfc_shape& shape, const Work& work);
 double Total(const Costs& counts, const Costs& each);
 
 // The one that seems fastest; `tile.run` is NULL if none can be addressed.
-Tiling ChooseTiling(const Kernel& kernel, const tfc_shape& shape, OutputSize size, const Work& work);
+Tiling ChooseTiling(const LaneKernel& kernel, const tfc_shape& shape, OutputSize size, const Work& work);
 
 }  // namespace tfc
 

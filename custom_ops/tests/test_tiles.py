@@ -62,7 +62,7 @@ def test_maps_in_tiles_give_what_images_give(case, activation):
     linear = core.reference(shape, weights, bias, None, x) + residual
     low, high = {None: (-np.inf, np.inf), "relu": (0, np.inf), "relu6": (0, 6)}[activation]
     expected = linear.clip(low, high)
-    for kernel in core.kernels():
+    for kernel in lanes_kernels():
         status, plan = t.create(shape, weights, bias, activation, kernel=kernel, tiled_output=True)
         assert status == core.OK
         tiles = t.library().tfc_plan_tiles(plan)
@@ -96,6 +96,43 @@ def reaches_too_far(shape, tiles) -> bool:
         max(shape.pad_top, shape.pad_bottom) > tiles.region[0]
         or max(shape.pad_left, shape.pad_right) > tiles.region[1]
     )
+
+
+def lanes_kernels() -> list[str]:
+    """Those that maps in tiles are for."""
+    return [kernel for kernel in core.kernels() if kernel.startswith("lanes")]
+
+
+@settings(max_examples=40, deadline=None)
+@given(convolutions())
+def test_a_residual_is_added_to_images_too(case):
+    shape, weights, bias, x, residual, _ = case
+    expected = core.reference(shape, weights, bias, None, x) + residual
+    for kernel in core.kernels():
+        status, plan = t.create(shape, weights, bias, kernel=kernel)
+        assert status == core.OK
+        out = np.full_like(expected, np.nan)
+        assert t.run(plan, x, residual, out, 2) == core.OK
+        t.library().tfc_plan_destroy(plan)
+        np.testing.assert_allclose(out, expected, rtol=0, atol=1e-5 * (1 + np.abs(expected).max()))
+
+
+def test_whole_blocks_of_weights_go_to_a_kernel_of_blocks_and_scattered_ones_to_lanes():
+    rng = np.random.default_rng(0)
+    shape = core.Shape(height=28, width=28, channels=128, filters=128)
+    scattered = rng.random((1, 1, 128, 128)) < 0.1
+    together = np.repeat(rng.random((1, 1, 128, 8)) < 0.1, 16, axis=-1)
+    for stays, kind in ((scattered, "lanes"), (together, "blocks")):
+        status, plan = t.create(shape, stays.astype("float32"))
+        assert status == core.OK
+        assert core.library().tfc_plan_kernel(plan).decode().startswith(kind)
+        core.library().tfc_plan_destroy(plan)
+
+
+def test_kernels_of_blocks_take_no_tiles():
+    shape, weights = core.Shape(**GOOD), np.ones((3, 3, 4, 6), "float32")
+    for kernel in set(core.kernels()) - set(lanes_kernels()):
+        assert t.create(shape, weights, kernel=kernel, tiled_output=True)[0] == core.BAD_ARGUMENT
 
 
 GOOD = {"height": 8, "width": 8, "channels": 4, "filters": 6, "kernel_height": 3, "kernel_width": 3}

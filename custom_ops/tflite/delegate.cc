@@ -166,8 +166,9 @@ class Delegate {
       taken += choice.taken;
       if (options_.verbosity < 2) continue;
       const char* name = context.tensors[graph_.steps[i].output].name;
-      std::fprintf(stderr, "tfcompress: %s %s: dense %.0f us, sparse %.0f us%s%s\n", choice.taken ? "takes" : "leaves",
-                   name == nullptr ? "" : name, choice.dense_seconds * 1e6, choice.sparse_seconds * 1e6,
+      std::fprintf(stderr, "tfcompress: %s %s: dense %.0f us, %s %.0f us%s%s\n", choice.taken ? "takes" : "leaves",
+                   name == nullptr ? "" : name, choice.dense_seconds * 1e6,
+                   choice.kernel == nullptr ? "sparse" : choice.kernel, choice.sparse_seconds * 1e6,
                    choice.tiled_input ? ", input in tiles" : "", choice.tiled_output ? ", output in tiles" : "");
     }
     for (const Refusal& refusal : graph_.refusals) {

@@ -38,16 +38,6 @@ void Reorder(const Entries& entries, int32_t filters, int64_t per_filter, Convol
   }
 }
 
-int32_t ChannelsRead(const Convolution& c) {
-  const int32_t depth = c.shape.channels / c.shape.groups;
-  std::vector<bool> read(c.shape.channels, false);
-  for (const int32_t index : c.indices) {
-    const int32_t filter = index % c.shape.filters;
-    read[filter / (c.shape.filters / c.shape.groups) * depth + index / c.shape.filters % depth] = true;
-  }
-  return static_cast<int32_t>(std::count(read.begin(), read.end(), true));
-}
-
 void PadSame(int32_t length, int32_t kernel, int32_t stride, int32_t dilation, int32_t* before, int32_t* after) {
   const int64_t outputs = (int64_t{length} + stride - 1) / stride;
   const int64_t needed = (outputs - 1) * stride + (int64_t{kernel} - 1) * dilation + 1 - length;
@@ -200,8 +190,8 @@ class Reader {
     const int64_t count = int64_t{check.kernel_height} * check.kernel_width * (check.channels / check.groups);
     // Where filters are the last axis already, all is as if there were one.
     Reorder(entries, made->filters_last ? 1 : check.filters, made->filters_last ? count * check.filters : count, made);
-    made->channels_read = ChannelsRead(*made);
-    return nullptr;
+    const tfc_weights weights = {static_cast<int64_t>(made->indices.size()), made->indices.data(), made->values.data()};
+    return tfc_count_weights(&check, &weights, &made->counts) == TFC_OK ? nullptr : "its weights are not in order";
   }
 
   // Follows a DENSIFY to what it makes dense.

@@ -22,7 +22,7 @@ struct Convolution {
   tfc_activation activation;
   std::vector<int32_t> indices;  // as in `tfc_weights`
   std::vector<float> values, bias;
-  int32_t channels_read;
+  tfc_weight_counts counts;
 };
 
 // A convolution and the addition that follows it, as nodes and tensors of the graph.

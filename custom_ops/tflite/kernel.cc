@@ -111,7 +111,7 @@ tfc_status Kernel::MakePlans(const std::vector<Sizes>& sizes) {
     const Choice& choice = choices_[i];
     const tfc_weights weights = {static_cast<int64_t>(c.indices.size()), c.indices.data(), c.values.data()};
     const bool tiled = choice.tiled_input || choice.tiled_residual || choice.tiled_output;
-    const tfc_options options = {setting_.kernel, tiled ? choice.tiles : tfc_tiles{}, choice.tiled_input,
+    const tfc_options options = {choice.kernel, tiled ? choice.tiles : tfc_tiles{}, choice.tiled_input,
                                  choice.tiled_residual, choice.tiled_output};
     tfc_plan* plan = nullptr;
     const auto status =
@@ -189,8 +189,7 @@ std::vector<Unit> UnitsOf(const std::vector<Step>& steps, const std::vector<Size
   std::vector<Unit> units;
   for (size_t i = 0; i < steps.size(); ++i) {
     const Step& step = steps[i];
-    units.push_back({sizes[i].shape, static_cast<int64_t>(step.convolution.indices.size()),
-                     step.convolution.channels_read, step.input, step.apart ? step.sum : step.output,
+    units.push_back({sizes[i].shape, step.convolution.counts, step.input, step.apart ? step.sum : step.output,
                      step.apart ? -1 : step.residual, sizes[i].images});
   }
   return units;

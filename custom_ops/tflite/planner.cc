@@ -21,6 +21,7 @@ using Size = std::pair<int32_t, int32_t>;
 // What one way to run a unit costs, per image.
 struct Way {
   double dense, sparse;
+  const char* kernel;
   tfc_tiles tiles;
 };
 
@@ -43,7 +44,7 @@ class Planner {
     for (size_t first = 0; first < units_.size(); ++first) {
       if (!taken[first]) {
         const Way& way = Find(first, kAnyTiles, false, false, false);
-        (*choices)[first] = {false, {}, false, false, false, way.dense, way.sparse};
+        (*choices)[first] = {false, way.kernel, {}, false, false, false, way.dense, way.sparse};
         seconds += way.dense * units_[first].images;
       } else if (parts[first] == static_cast<int>(first)) {
         seconds += Part(Members(parts, parts[first]), inner, choices);
@@ -139,7 +140,7 @@ class Planner {
       const Unit& u = units_[unit];
       const bool tiled = best.rows > 0;
       const Way& way = WayOf(unit, inner, best);
-      (*choices)[unit] = {true, way.tiles, tiled && inner[u.input], tiled && u.residual >= 0 && inner[u.residual],
+      (*choices)[unit] = {true, way.kernel, way.tiles, tiled && inner[u.input], tiled && u.residual >= 0 && inner[u.residual],
                           tiled && inner[u.output], way.dense, way.sparse};
     }
     return least;
@@ -196,10 +197,10 @@ class Planner {
     const tfc_options options = {setting_.kernel, tiles, input, residual, output};
     tfc_prediction prediction = {};
     const tfc_status status =
-        tfc_predict(&u.shape, u.weights, u.channels, &options, &setting_.machine, setting_.threads, &prediction);
+        tfc_predict(&u.shape, &u.counts, &options, &setting_.machine, setting_.threads, &prediction);
     const bool possible = status == TFC_OK;
     return ways_[unit][key] = {possible ? prediction.dense_seconds : 0, possible ? prediction.sparse_seconds : kNever,
-                               prediction.tiles};
+                               prediction.kernel, prediction.tiles};
   }
 
   const std::vector<Unit>& units_;

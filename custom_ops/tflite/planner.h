@@ -12,8 +12,7 @@ namespace tfc::tflite {
 // A convolution, with the addition that follows it if there is one. Maps have numbers.
 struct Unit {
   tfc_shape shape;
-  int64_t weights;   // that are not zero
-  int32_t channels;  // that any of them reads
+  tfc_weight_counts counts;
   int32_t input, output;
   int32_t residual;  // -1 where nothing is added
   int32_t images;    // in a batch
@@ -21,6 +20,7 @@ struct Unit {
 
 struct Choice {
   bool taken;
+  const char* kernel;
   tfc_tiles tiles;
   bool tiled_input, tiled_residual, tiled_output;
   double dense_seconds, sparse_seconds;

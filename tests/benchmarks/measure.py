@@ -34,8 +34,8 @@ def ratio(seconds: dict[str, list[float]], side: str, peer: str) -> dict[str, fl
     return spread([a / b for a, b in zip(seconds[side], seconds[peer], strict=True)])
 
 
-def save(name: str, result: dict) -> None:
-    """Prints the result and writes it to results/`name`.json with machine, date and versions."""
+def save(name: str, result: dict, folder: Path = RESULTS) -> None:
+    """Prints the result and writes it to `folder`/`name`.json with machine, date and versions."""
     versions = {package: _version(package) for package in PACKAGES}
     result = {
         **result,
@@ -43,9 +43,9 @@ def save(name: str, result: dict) -> None:
         "versions": {package: version for package, version in versions.items() if version},
         "date": time.strftime("%Y-%m-%d"),
     }
-    RESULTS.mkdir(exist_ok=True)
+    folder.mkdir(exist_ok=True)
     text = json.dumps(result, indent=1)
-    (RESULTS / f"{name}.json").write_text(text + "\n")
+    (folder / f"{name}.json").write_text(text + "\n")
     print(text)
 
 

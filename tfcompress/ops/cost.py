@@ -22,7 +22,8 @@ import numpy as np
 
 from tfcompress import _native
 
-_STEPS = 9
+_STEPS = 14
+_LANES = 16  # filters of a block
 _OK = 0
 
 
@@ -104,7 +105,7 @@ def predict(shape: ConvShape, kernel: Any = None, *, weights: int | None = None,
         shape: the convolution.
         kernel: `(kernel_height, kernel_width, channels / groups, filters)`, whose entries that are not zero
             are counted. Or
-        weights: how many are not zero, wherever they are.
+        weights: how many are not zero, at random places.
         threads: how many threads would compute.
 
     Raises:
@@ -116,12 +117,12 @@ def predict(shape: ConvShape, kernel: Any = None, *, weights: int | None = None,
         expected = (*shape.kernel_size, shape.channels // shape.groups, shape.filters)
         if kernel.shape != expected:
             raise ValueError(f"The kernel of {shape} must have the shape {expected}, got {kernel.shape}.")
-        weights, channels = int(np.count_nonzero(kernel)), _channels_read(kernel, shape.groups)
+        counts = _counted(shape, kernel)
     elif weights is None:
         raise ValueError("predict needs a kernel, or how many weights are not zero.")
     else:
-        channels = shape.channels
-    found = _predict(shape, weights, channels, threads, measure_machine())
+        counts = _at_random(shape, weights)
+    found = _predict(shape, counts, threads, measure_machine())
     return Cost(1000 * found.dense_seconds, 1000 * found.sparse_seconds)
 
 
@@ -213,8 +214,21 @@ class _Machine(ctypes.Structure):
     _fields_ = [("dense", ctypes.c_double), ("steps", ctypes.c_double * _STEPS)]
 
 
+class _Counts(ctypes.Structure):
+    _fields_ = [("weights", ctypes.c_int64), ("blocks", ctypes.c_int64), ("channels", ctypes.c_int32)]
+
+
+class _Weights(ctypes.Structure):
+    _fields_ = [("count", ctypes.c_int64), ("indices", ctypes.c_void_p), ("values", ctypes.c_void_p)]
+
+
 class _Prediction(ctypes.Structure):
-    _fields_ = [("dense_seconds", ctypes.c_double), ("sparse_seconds", ctypes.c_double), ("tiles", _Tiles)]
+    _fields_ = [
+        ("dense_seconds", ctypes.c_double),
+        ("sparse_seconds", ctypes.c_double),
+        ("kernel", ctypes.c_char_p),
+        ("tiles", _Tiles),
+    ]
 
 
 @functools.cache
@@ -230,25 +244,43 @@ def _core() -> ctypes.CDLL:
     except OSError as error:
         raise RuntimeError(f"The native core of tfcompress does not load: {error}.") from error
     pointer, number = ctypes.c_void_p, ctypes.c_int32
-    core.tfc_predict.argtypes = [pointer, ctypes.c_int64, number, pointer, pointer, number, pointer]
+    core.tfc_predict.argtypes = [pointer, pointer, pointer, pointer, number, pointer]
+    core.tfc_count_weights.argtypes = [pointer, pointer, pointer]
     core.tfc_measure_machine.argtypes = [ctypes.c_char_p, pointer]
     core.tfc_status_message.restype = ctypes.c_char_p
     return core
 
 
-def _predict(shape: ConvShape, weights: int, channels: int, threads: int, machine: Machine) -> _Prediction:
+def _counted(shape: ConvShape, kernel: np.ndarray) -> _Counts:
+    indices, counts = np.flatnonzero(kernel).astype("int32"), _Counts()
+    values = np.ascontiguousarray(kernel.ravel()[indices], "float32")
+    weights = _Weights(len(indices), indices.ctypes.data, values.ctypes.data)
+    status = _core().tfc_count_weights(
+        ctypes.byref(_Shape.of(shape)), ctypes.byref(weights), ctypes.byref(counts)
+    )
+    _check(status, f"{shape}: ")
+    return counts
+
+
+def _at_random(shape: ConvShape, weights: int) -> _Counts:
+    """What is expected of so many weights: a block stays where any of its 16 weights does."""
+    density = min(weights / max(shape.weights, 1), 1.0)
+    blocks = shape.weights / _LANES * (1 - (1 - density) ** _LANES)
+    return _Counts(weights, round(blocks), shape.channels)
+
+
+def _predict(shape: ConvShape, counts: _Counts, threads: int, machine: Machine) -> _Prediction:
     found, options = _Prediction(), _Options()
     given = _Machine(machine.dense, (ctypes.c_double * _STEPS)(*machine.steps))
     status = _core().tfc_predict(
         ctypes.byref(_Shape.of(shape)),
-        weights,
-        channels,
+        ctypes.byref(counts),
         ctypes.byref(options),
         ctypes.byref(given),
         threads,
         ctypes.byref(found),
     )
-    _check(status, f"{shape}, {weights} weights, {threads} threads: ")
+    _check(status, f"{shape}, {counts.weights} weights, {threads} threads: ")
     return found
 
 
@@ -263,12 +295,6 @@ def _pads(padding: str, length: int, kernel: int, stride: int, dilation: int) ->
         return 0, 0
     pads = max((-(-length // stride) - 1) * stride + (kernel - 1) * dilation + 1 - length, 0)
     return pads // 2, pads - pads // 2
-
-
-def _channels_read(kernel: np.ndarray, groups: int) -> int:
-    """How many input channels any weight reads."""
-    used = np.any(kernel.reshape(-1, kernel.shape[2], groups, kernel.shape[3] // groups) != 0, axis=(0, 3))
-    return int(np.count_nonzero(used))
 
 
 # ------------------------------------------------------------------ the file of the measurement

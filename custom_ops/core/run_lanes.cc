@@ -1,9 +1,8 @@
-#include "run.h"
-
+// Running a plan whose lanes are parts of the map.
 #include <algorithm>
-#include <atomic>
 #include <vector>
 
+#include "run.h"
 #include "threads.h"
 
 namespace tfc {
@@ -36,6 +35,7 @@ class Runner {
         shape_(outline_.shape),
         tiling_(outline_.tiling),
         tiled_(outline_.work.tiled),
+        kernel_(*outline_.kernel->lanes),
         maps_(maps),
         plane_floats_(static_cast<ptrdiff_t>(tiling_.plane_lines) * kLanes),
         sum_floats_(static_cast<ptrdiff_t>(tiling_.Vectors()) * kLanes),
@@ -168,7 +168,7 @@ class Runner {
     if (tiled_.input) {
       GatherBlock(step);
     } else {
-      outline_.kernel->pack({pixels_.data(), tiling_.Positions(), stream_.planes.data(), step.first_channel,
+      kernel_.pack({pixels_.data(), tiling_.Positions(), stream_.planes.data(), step.first_channel,
                                step.end_channel, shape_.channels, step.first_plane, step.planes, planes_,
                                plane_floats_});
     }
@@ -180,7 +180,7 @@ class Runner {
     for (int32_t channel = step.first_channel; channel < step.end_channel;) {
       int32_t end = channel;
       while (end < step.end_channel && stream_.planes[end] >= 0) ++end;
-      outline_.kernel->gather({moves_.data(), tiling_.Positions(), channel, end - channel, sum_floats_, to, plane_floats_});
+      kernel_.gather({moves_.data(), tiling_.Positions(), channel, end - channel, sum_floats_, to, plane_floats_});
       to += (end - channel) * plane_floats_;
       channel = end;
       while (channel < step.end_channel && stream_.planes[channel] < 0) ++channel;
@@ -194,7 +194,7 @@ class Runner {
       return Region(maps_.residual, shape_.filters) + chunk.first_filter * sum_floats_;
     }
     const int32_t end = chunk.first_filter + chunk.filters;
-    outline_.kernel->pack({residual_pixels_.data(), tiling_.Vectors(), nullptr, chunk.first_filter, end, end,
+    kernel_.pack({residual_pixels_.data(), tiling_.Vectors(), nullptr, chunk.first_filter, end, end,
                              chunk.first_filter, chunk.filters, sums, sum_floats_});
     return sums;
   }
@@ -229,7 +229,7 @@ class Runner {
           pixels[lane] = on ? image + (y * size.width + x) * shape_.filters + chunk.first_filter : nullptr;
         }
         const float* from = sums_ + (r * tiling_.tile.columns + c) * kLanes;
-        outline_.kernel->unpack({pixels, chunk.filters, from, sum_floats_});
+        kernel_.unpack({pixels, chunk.filters, from, sum_floats_});
       }
     }
   }
@@ -240,6 +240,7 @@ class Runner {
   const tfc_shape& shape_;
   const Tiling& tiling_;
   const Tiled& tiled_;
+  const LaneKernel& kernel_;
   const Maps maps_;
   ptrdiff_t plane_floats_, sum_floats_;
   std::vector<int32_t> tile_rows_, tile_columns_;
@@ -253,33 +254,19 @@ class Runner {
 
 }  // namespace
 
-tfc_status Run(const tfc_plan& plan, const Maps& maps, int32_t batch, int32_t threads) {
+tfc_status RunLanes(const tfc_plan& plan, const Maps& maps, int32_t batch, int32_t threads) {
   const Tiling& tiling = plan.structure->outline.tiling;
   const auto chunks = static_cast<int32_t>(plan.structure->stream.chunks.size());
-  const int64_t regions = int64_t{batch} * tiling.Regions();
-  // Few regions are shared out by chunks of filters; each thread then packs its own copy.
-  const auto parts = static_cast<int32_t>(
-      std::clamp<int64_t>(regions >= 2 * threads ? 1 : 2 * threads / std::max<int64_t>(regions, 1), 1, chunks));
-  const int64_t tasks = regions * parts;
-  std::atomic<int64_t> next{0};
-  std::atomic<bool> failed{false};
-  RunOnThreads(static_cast<int32_t>(std::min<int64_t>(threads, std::max<int64_t>(tasks, 1))), [&](int32_t) {
+  return ShareOut(int64_t{batch} * tiling.Regions(), chunks, threads, [&](const auto& tasks) {
     Runner runner(plan, maps);
-    if (!runner.Ready()) {
-      failed = true;
-      return;
-    }
-    for (int64_t i = next++; i < tasks; i = next++) {
-      const int64_t region = i / parts;
-      const auto part = static_cast<int32_t>(i % parts);
-      const int32_t first = part * chunks / parts;
+    if (!runner.Ready()) return false;
+    tasks([&](int64_t region, int32_t first, int32_t count) {
       runner.Run({static_cast<int32_t>(region / tiling.Regions()),
                   static_cast<int32_t>(region / tiling.region_columns % tiling.region_rows),
-                  static_cast<int32_t>(region % tiling.region_columns), first,
-                  (part + 1) * chunks / parts - first});
-    }
+                  static_cast<int32_t>(region % tiling.region_columns), first, count});
+    });
+    return true;
   });
-  return failed && next < tasks ? TFC_NO_MEMORY : TFC_OK;
 }
 
 }  // namespace tfc

@@ -1,0 +1,264 @@
+"""Pruned convolutions and networks in LiteRT, with our delegate and without it, which is XNNPACK.
+
+    python custom_ops/bench/bench_sparse.py [--layers] [--models] [--threads 1] [--out FILE.json]
+
+Single layers are .tflite files of one convolution with ReLU, NHWC in and out; networks are those of
+keras.applications at 224 x 224. Weights that stay are at random places (`--block 16`: blocks of 16
+neighbouring filters are). In one process both interpreters run in turn, A B A B ..., and a figure is the median,
+over rounds, of the ratio of their times in that round. Beside it: the share of the processor's peak, measured
+then, that the multiplications which the sparse convolution really does reach; and TensorFlow's dense
+convolution (oneDNN). Layers are forced upon the delegate, networks are not.
+"""
+
+import argparse
+import json
+import os
+import statistics
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+ARGUMENTS = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+ARGUMENTS.add_argument("--layers", action="store_true", help="only layers")
+ARGUMENTS.add_argument("--models", action="store_true", help="only networks")
+ARGUMENTS.add_argument("--threads", type=int, default=1)
+ARGUMENTS.add_argument("--rounds", type=int, default=15)
+ARGUMENTS.add_argument("--sparsities", type=float, nargs="+", default=[0, 0.3, 0.5, 0.7, 0.8, 0.9, 0.95])
+ARGUMENTS.add_argument("--block", type=int, default=1, help="neighbouring filters that are pruned together")
+ARGUMENTS.add_argument("--names", nargs="+", help="of networks, or parts of names of layers")
+ARGUMENTS.add_argument("--out", type=Path, default=Path(__file__).with_name("results") / "sparse.json")
+if __name__ == "__main__":
+    OPTIONS = ARGUMENTS.parse_args()
+    os.environ["TF_NUM_INTRAOP_THREADS"] = str(OPTIONS.threads)
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+
+import keras  # noqa: E402
+import numpy as np  # noqa: E402
+import tensorflow as tf  # noqa: E402
+from ai_edge_litert.interpreter import Interpreter  # noqa: E402
+
+sys.path.insert(0, str(Path(__file__).parents[2] / "tests" / "benchmarks"))
+from measure import save  # noqa: E402
+
+import tfcompress  # noqa: E402
+from tfcompress import ops  # noqa: E402
+
+MODELS: dict[str, dict[str, Any]] = {
+    "ResNet50": {},
+    "VGG16": {"include_top": False},
+    "MobileNet": {},
+}
+MOST_SECONDS = 20.0  # for the rounds of one figure
+LEAST_ROUNDS = 5
+
+
+def main() -> None:
+    everything = not (OPTIONS.layers or OPTIONS.models)
+    content = {
+        "block": OPTIONS.block,
+        "threads": OPTIONS.threads,
+        "rounds": OPTIONS.rounds,
+        "litert": litert_version(),
+    }
+    content["peak_gflops"] = [peak()]
+    if everything or OPTIONS.layers:
+        content["layers"] = list(layers())
+        content["geometric_means"] = geometric_means(content["layers"])
+        print_table("geometric means", content["geometric_means"])
+    if everything or OPTIONS.models:
+        content["models"] = list(models())
+    content["peak_gflops"].append(peak())
+    save(OPTIONS.out.stem, content, OPTIONS.out.parent)
+
+
+# ------------------------------------------------------------------ layers
+
+
+def layers() -> Any:
+    shapes = json.loads(Path(__file__).with_name("shapes.json").read_text())
+    for group, members in shapes.items():
+        for name, size, channels, filters, kernel, stride in members:
+            if OPTIONS.names and not any(part in name for part in OPTIONS.names):
+                continue
+            x = keras.Input((size, size, channels))
+            layer = keras.layers.Conv2D(filters, kernel, strides=stride, padding="same", activation="relu")
+            model = keras.Model(x, layer(x))
+            facts = {"group": group, "name": name, "shape": [size, channels, filters, kernel, stride]}
+            flops = 2 * kernel**2 * channels * filters * model.output_shape[1] * model.output_shape[2]
+            yield facts | {"rows": [layer_row(model, flops, sparsity) for sparsity in OPTIONS.sparsities]}
+            print(name, *(f"{row['sparsity']:.0%}:{row['speedup']:.2f}" for row in LAST), flush=True)
+
+
+LAST: list[dict] = []
+
+
+def layer_row(model: keras.Model, flops: float, sparsity: float) -> dict:
+    if sparsity == OPTIONS.sparsities[0]:
+        LAST.clear()
+    content = thinned(dense_file(model), sparsity)
+    x = images(model)
+    stock, ours = runner(content, x), runner(content, x, force=True)
+    tensorflow = tensorflow_runner(model, x)
+    check(stock, ours)
+    times = in_turn([stock[1], ours[1], tensorflow])
+    row = {"sparsity": sparsity} | figures(times[0], times[1])
+    row["tensorflow_us"] = 1e6 * statistics.median(times[2])
+    row["share_of_peak"] = (1 - sparsity) * flops / (row["ours_us"] * 1e-6) / (peak() * 1e9 * OPTIONS.threads)
+    LAST.append(row)
+    return row
+
+
+def tensorflow_runner(model: keras.Model, x: np.ndarray) -> Callable[[], None]:
+    function, tensor = tf.function(model), tf.constant(x)
+    return lambda: function(tensor).numpy()
+
+
+def geometric_means(found: list[dict]) -> list[dict]:
+    means = []
+    for group in dict.fromkeys(layer["group"] for layer in found):
+        mine = [layer for layer in found if layer["group"] == group]
+        for place, sparsity in enumerate(OPTIONS.sparsities):
+            speedups = [layer["rows"][place]["speedup"] for layer in mine]
+            mean = float(np.exp(np.mean(np.log(speedups))))
+            means.append({"name": group, "sparsity": sparsity, "speedup": mean, "least": min(speedups)})
+    return means
+
+
+# ------------------------------------------------------------------ networks
+
+
+def models() -> Any:
+    for name, arguments in MODELS.items():
+        if OPTIONS.names and name not in OPTIONS.names:
+            continue
+        model = getattr(keras.applications, name)(weights=None, input_shape=(224, 224, 3), **arguments)
+        content, x = dense_file(model), images(model)
+        for sparsity in OPTIONS.sparsities:
+            pruned = thinned(content, sparsity)
+            stock, ours = runner(pruned, x), runner(pruned, x, force=False)
+            check(stock, ours)
+            row = {"name": name, "sparsity": sparsity} | figures(*in_turn([stock[1], ours[1]]))
+            print(
+                name,
+                f"{sparsity:.0%}",
+                f"{row['speedup']:.2f}",
+                row["xnnpack_us"],
+                row["ours_us"],
+                flush=True,
+            )
+            yield row
+
+
+# ------------------------------------------------------------------ what both need
+
+
+def dense_file(model: keras.Model) -> bytes:
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder, "model.tflite")
+        model.export(str(path), format="litert", verbose=False)
+        return path.read_bytes()
+
+
+def thinned(content: bytes, sparsity: float, seed: int = 0) -> bytes:
+    """The file with other weights, of which so many are zero: only its numbers change.
+
+    They are drawn so that activations neither grow nor vanish through a deep network.
+    """
+    rng, changed = np.random.default_rng(seed), bytearray(content)
+    interpreter = Interpreter(model_content=content)
+    for detail in interpreter.get_tensor_details():
+        if len(detail["shape"]) not in (2, 4) or detail["dtype"] is not np.float32:
+            continue
+        try:
+            weights = interpreter.get_tensor(detail["index"])
+        except ValueError:  # it is not a constant
+            continue
+        at = content.find(weights.tobytes()) if weights.size > 256 else -1
+        if at < 0 or not weights.any():
+            continue
+        depth = (
+            weights[0].size if weights.shape[0] > 1 else int(np.prod(weights.shape[1:-1]))
+        )  # depthwise: 1 first
+        blocks = -(-weights.shape[0] // OPTIONS.block), *weights.shape[1:]
+        stays = rng.random(blocks) >= (sparsity if weights.shape[0] > 1 else 0)
+        stays = np.repeat(stays, OPTIONS.block, axis=0)[: weights.shape[0]]
+        share = max(1 - sparsity if weights.shape[0] > 1 else 1, 1e-3)
+        new = rng.normal(size=weights.shape) * np.sqrt(2 / (depth * share)) * stays
+        changed[at : at + weights.nbytes] = new.astype("float32").tobytes()
+    return bytes(changed)
+
+
+def images(model: keras.Model) -> np.ndarray:
+    return np.random.default_rng(0).normal(size=(1, *model.input_shape[1:])).astype("float32")
+
+
+def runner(content: bytes, x: np.ndarray, **delegate: Any) -> tuple[Any, Callable[[], None]]:
+    delegates = [tfcompress.load_delegate(**delegate)] if delegate else []
+    interpreter = Interpreter(
+        model_content=content, num_threads=OPTIONS.threads, experimental_delegates=delegates
+    )
+    interpreter.allocate_tensors()
+    interpreter.set_tensor(interpreter.get_input_details()[0]["index"], x)
+    return interpreter, interpreter.invoke
+
+
+def check(stock: Any, ours: Any) -> None:
+    """The outputs are the same, so that what is timed is the same work."""
+    found = []
+    for interpreter, invoke in (stock, ours):
+        invoke()
+        found.append(interpreter.get_tensor(interpreter.get_output_details()[0]["index"]))
+    error = np.abs(found[0] - found[1]).max() / max(np.abs(found[0]).max(), 1e-30)
+    assert error < 1e-3, f"outputs differ by {error}"
+
+
+def in_turn(calls: list[Callable[[], None]]) -> list[list[float]]:
+    """Seconds of each, round by round, after one round that is not counted."""
+    for call in calls:
+        call()
+    times: list[list[float]] = [[] for _ in calls]
+    start = time.perf_counter()
+    while len(times[0]) < OPTIONS.rounds:
+        if len(times[0]) >= LEAST_ROUNDS and time.perf_counter() - start > MOST_SECONDS:
+            break
+        for call, mine in zip(calls, times, strict=True):
+            begin = time.perf_counter()
+            call()
+            mine.append(time.perf_counter() - begin)
+    return times
+
+
+def figures(stock: list[float], ours: list[float]) -> dict:
+    ratios = np.divide(stock, ours)
+    low, middle, high = np.percentile(ratios, [10, 50, 90])
+    return {
+        "speedup": float(middle),
+        "p10": float(low),
+        "p90": float(high),
+        "xnnpack_us": round(1e6 * statistics.median(stock), 1),
+        "ours_us": round(1e6 * statistics.median(ours), 1),
+    }
+
+
+def peak() -> float:
+    """GFLOP/s of fused multiply-adds on one thread, as the native core measures them now."""
+    return 2e-9 * ops.cost.measure_machine.__wrapped__().dense
+
+
+def litert_version() -> str:
+    import importlib.metadata
+
+    return importlib.metadata.version("ai-edge-litert")
+
+
+def print_table(title: str, rows: list[dict]) -> None:
+    print(title)
+    for row in rows:
+        print(f"  {row['name']:40} {row['sparsity']:.0%} {row['speedup']:.2f} (least {row['least']:.2f})")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,154 @@
+#include "blocks.h"
+
+#include <algorithm>
+#include <limits>
+#include <tuple>
+#include <utility>
+
+#include "stream.h"
+
+namespace tfc {
+namespace {
+
+int32_t CeilDiv(int32_t a, int32_t b) { return (a + b - 1) / b; }
+
+// Along one axis, pixels that outputs read.
+int64_t Span(int64_t outputs, int64_t stride, int64_t taps, int64_t dilation) {
+  return (outputs - 1) * stride + (taps - 1) * dilation + 1;
+}
+
+int64_t RowsRead(const tfc_shape& s, int64_t outputs) {
+  return Span(outputs, s.stride_height, s.kernel_height, s.dilation_height);
+}
+
+// All of an image that fits in a part of the second-level cache, but whole tiles.
+void CutBands(const tfc_shape& s, OutputSize size, BlockTiling* t) {
+  const int64_t row_bytes = int64_t{t->width} * s.channels * static_cast<int64_t>(sizeof(float));
+  int32_t rows = t->tile.rows;
+  while (rows + t->tile.rows <= size.height && RowsRead(s, rows + t->tile.rows) * row_bytes <= Caches().sums) {
+    rows += t->tile.rows;
+  }
+  t->band_rows = rows;
+  t->bands = std::max(1, size.height / rows);
+}
+
+bool Cut(const BlockTile& tile, const tfc_shape& s, OutputSize size, const Work& work, BlockTiling* t) {
+  if (tile.rows > size.height || tile.columns > size.width) return false;
+  t->tile = tile;
+  t->copies = s.pad_top + int64_t{s.pad_bottom} + s.pad_left + s.pad_right > 0;
+  const int64_t width = t->copies ? std::max<int64_t>(Span(size.width, s.stride_width, s.kernel_width, s.dilation_width), 1)
+                                  : s.width;
+  const int64_t tile_floats = RowsRead(s, tile.rows) * width * s.channels;
+  if (tile_floats > std::numeric_limits<int32_t>::max() / 2) return false;
+  t->width = static_cast<int32_t>(width);
+  CutBands(s, size, t);
+  const int64_t window = RowsRead(s, tile.rows) * Span(tile.columns, s.stride_width, s.kernel_width, s.dilation_width);
+  const int64_t channels = Caches().block / static_cast<int64_t>(sizeof(float)) / window / kLanes * kLanes;
+  t->block_channels = static_cast<int32_t>(std::clamp<int64_t>(channels, kLanes, std::max(s.channels, kLanes)));
+  const int32_t blocks = CeilDiv(s.filters, kLanes);
+  const double bytes_per_block = static_cast<double>(work.blocks) * kLanes * sizeof(float) / blocks;
+  t->chunk_blocks = std::clamp(static_cast<int32_t>(Caches().sums / std::max(bytes_per_block, 1.0)), 1, blocks);
+  return true;
+}
+
+// An entry of the stream before it is in its place.
+struct Entry {
+  int32_t block, channel, offset;
+  int32_t source[kLanes];
+};
+
+std::vector<Entry> Entries(const tfc_shape& s, const tfc_weights& weights, const BlockTiling& t) {
+  std::vector<Entry> entries;
+  for (int64_t i = 0; i < weights.count; ++i) {
+    const Place at = PlaceOf(s, weights.indices[i]);
+    const int32_t block = at.filter / kLanes;
+    const int32_t pixel = at.row * s.dilation_height * t.width + at.column * s.dilation_width;
+    const int32_t offset = pixel * s.channels + at.channel;
+    if (entries.empty() || entries.back().block != block || entries.back().offset != offset) {
+      entries.push_back({block, at.channel, offset, {}});
+      std::fill_n(entries.back().source, kLanes, -1);
+    }
+    entries.back().source[at.filter % kLanes] = static_cast<int32_t>(i);
+  }
+  return entries;
+}
+
+}  // namespace
+
+int64_t CountBlocks(const tfc_shape& shape, const tfc_weights& weights) {
+  int64_t count = 0;
+  int32_t block = -1, channel = -1, place = -1;
+  for (int64_t i = 0; i < weights.count; ++i) {
+    const Place at = PlaceOf(shape, weights.indices[i]);
+    const int32_t tap = at.row * shape.kernel_width + at.column;
+    count += at.filter / kLanes != block || at.channel != channel || tap != place;
+    block = at.filter / kLanes;
+    channel = at.channel;
+    place = tap;
+  }
+  return count;
+}
+
+Costs BlockCounts(const BlockTiling& t, const tfc_shape& s, OutputSize size, const Work& work) {
+  const double tiles = double(CeilDiv(size.height, t.tile.rows)) * CeilDiv(size.width, t.tile.columns);
+  const double steps = CeilDiv(s.channels, t.block_channels), blocks = CeilDiv(s.filters, kLanes);
+  const double pixels = t.tile.rows * t.tile.columns, entries = static_cast<double>(work.blocks);
+  Costs counts{};
+  counts[kRegion] = t.bands;
+  counts[kBlock] = tiles * steps * blocks;
+  counts[kBlockSum] = counts[kBlock] * pixels;
+  counts[kEntry] = tiles * entries;
+  counts[kEntryVector] = counts[kEntry] * pixels;
+  if (t.copies) counts[kCopied] = double(t.bands) * RowsRead(s, t.band_rows) * t.width * s.channels / kLanes;
+  return counts;
+}
+
+BlockTiling ChooseBlockTiling(const BlockKernel& kernel, const tfc_shape& shape, OutputSize size, const Work& work) {
+  BlockTiling best{}, tiling{};
+  double least = std::numeric_limits<double>::infinity();
+  for (int32_t i = 0; i < kernel.tile_count; ++i) {
+    if (!Cut(kernel.tiles[i], shape, size, work, &tiling)) continue;
+    const double cost = Total(BlockCounts(tiling, shape, size, work), kTypical);
+    if (cost >= least) continue;
+    least = cost;
+    best = tiling;
+  }
+  return best;
+}
+
+void FillBlockStream(const tfc_shape& shape, const tfc_weights& weights, const BlockTiling& tiling,
+                     BlockStream* stream, std::vector<int32_t>* source) {
+  std::vector<Entry> entries = Entries(shape, weights, tiling);
+  const auto step_of = [&](const Entry& entry) { return entry.channel / tiling.block_channels; };
+  const auto chunk_of = [&](const Entry& entry) { return entry.block / tiling.chunk_blocks; };
+  std::stable_sort(entries.begin(), entries.end(), [&](const Entry& a, const Entry& b) {
+    return std::make_tuple(chunk_of(a), step_of(a), a.block) < std::make_tuple(chunk_of(b), step_of(b), b.block);
+  });
+  const int32_t blocks = CeilDiv(shape.filters, kLanes), steps = CeilDiv(shape.channels, tiling.block_channels);
+  auto entry = entries.begin();
+  for (int32_t first = 0; first < blocks; first += tiling.chunk_blocks) {
+    BlockChunk chunk = {first, std::min(tiling.chunk_blocks, blocks - first), {}};
+    for (int32_t step = 0; step < steps; ++step) {
+      const auto begin = entry;
+      const auto counts = static_cast<int64_t>(stream->counts.size());
+      for (int32_t block = first; block < first + chunk.blocks; ++block) {
+        const auto start = entry;
+        while (entry != entries.end() && entry->block == block && step_of(*entry) == step) ++entry;
+        stream->counts.push_back(static_cast<int32_t>(entry - start));
+      }
+      const bool needed = entry != begin || (step + 1 == steps && chunk.steps.empty());
+      if (needed) {
+        chunk.steps.push_back({counts, begin - entries.begin()});
+      } else {
+        stream->counts.resize(counts);
+      }
+    }
+    stream->chunks.push_back(std::move(chunk));
+  }
+  for (const Entry& each : entries) {
+    stream->offsets.push_back(each.offset);
+    source->insert(source->end(), each.source, each.source + kLanes);
+  }
+}
+
+}  // namespace tfc

@@ -1,0 +1,61 @@
+// The kernel whose lanes are filters, for a backend that has defined what `lanes.inl` tells of.
+
+// Of the last block there may be fewer filters than lanes: such vectors pass through memory of their own.
+inline Vector LoadSome(const float* from, int32_t count) {
+  float lanes[kLanes] = {};
+  for (int32_t i = 0; i < count; ++i) lanes[i] = from[i];
+  return Load(lanes);
+}
+
+inline void StoreSome(float* to, int32_t count, Vector v) {
+  float lanes[kLanes];
+  Store(lanes, v);
+  for (int32_t i = 0; i < count; ++i) to[i] = lanes[i];
+}
+
+template <int rows, int columns>
+void RunBlocks(const BlockJob& job) {
+  const int32_t* offsets = job.offsets;
+  const float* values = job.values;
+  for (int32_t b = 0; b < job.blocks; ++b) {
+    const bool full = b + 1 < job.blocks || job.tail == kLanes;
+    const ptrdiff_t filter = static_cast<ptrdiff_t>(b) * kLanes;
+    Vector sum[rows][columns];
+    const Vector bias = job.bias != nullptr ? Load(job.bias + filter) : Fill(0.0f);
+    for (int r = 0; r < rows; ++r) {
+      for (int c = 0; c < columns; ++c) sum[r][c] = bias;
+    }
+    if (job.begin != nullptr) {
+      for (int r = 0; r < rows; ++r) {
+        for (int c = 0; c < columns; ++c) {
+          const float* from = job.begin + filter + r * job.output_row + c * job.output_column;
+          sum[r][c] = Add(sum[r][c], full ? Load(from) : LoadSome(from, job.tail));
+        }
+      }
+    }
+    const int32_t count = job.counts[b];
+    for (int32_t i = 0; i < count; ++i) {
+      const Vector value = Load(values + static_cast<ptrdiff_t>(i) * kLanes);
+      const float* row = job.input + offsets[i];
+      for (int r = 0; r < rows; ++r, row += job.input_row) {
+        for (int c = 0; c < columns; ++c) {
+          sum[r][c] = MultiplyAdd(value, Fill(row[c * job.input_column]), sum[r][c]);
+        }
+      }
+    }
+    offsets += count;
+    values += static_cast<ptrdiff_t>(count) * kLanes;
+    const Vector low = Fill(job.low), high = Fill(job.high);
+    for (int r = 0; r < rows; ++r) {
+      for (int c = 0; c < columns; ++c) {
+        float* to = job.output + filter + r * job.output_row + c * job.output_column;
+        const Vector made = job.last ? Clamp(sum[r][c], low, high) : sum[r][c];
+        if (full) {
+          Store(to, made);
+        } else {
+          StoreSome(to, job.tail, made);
+        }
+      }
+    }
+  }
+}

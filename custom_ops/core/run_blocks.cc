@@ -1,0 +1,129 @@
+// Running a plan whose lanes are filters.
+#include <algorithm>
+#include <atomic>
+
+#include "run.h"
+#include "threads.h"
+
+namespace tfc {
+namespace {
+
+// One band of one image, for some of the chunks.
+struct Task {
+  int32_t image, band;
+  int32_t first_chunk, chunks;
+};
+
+class Runner {
+ public:
+  Runner(const tfc_plan& plan, const Maps& maps)
+      : plan_(plan),
+        stream_(plan.structure->blocks),
+        outline_(plan.structure->outline),
+        shape_(outline_.shape),
+        tiling_(outline_.block_tiling),
+        maps_(maps),
+        scratch_(tiling_.copies ? RowFloats() * RowsRead(LargestBand()) : 1) {}
+
+  bool Ready() const { return scratch_.data() != nullptr; }
+
+  void Run(const Task& task) {
+    first_row_ = task.band * tiling_.band_rows;
+    rows_ = task.band + 1 == tiling_.bands ? LargestBand() : tiling_.band_rows;
+    image_ = task.image;
+    const float* input = Input();
+    for (int32_t c = 0; c < task.chunks; ++c) RunChunk(stream_.chunks[task.first_chunk + c], input);
+  }
+
+ private:
+  size_t RowFloats() const { return static_cast<size_t>(tiling_.width) * shape_.channels; }
+  int32_t RowsRead(int32_t outputs) const {
+    return (outputs - 1) * shape_.stride_height + (shape_.kernel_height - 1) * shape_.dilation_height + 1;
+  }
+  int32_t LargestBand() const { return outline_.size.height - (tiling_.bands - 1) * tiling_.band_rows; }
+
+  // What the band's first output reads first: in the image itself, or in a copy with zeros around it.
+  const float* Input() {
+    const int64_t image = image_ * int64_t{shape_.height} * shape_.width * shape_.channels;
+    const int64_t top = int64_t{first_row_} * shape_.stride_height - shape_.pad_top;
+    if (!tiling_.copies) return maps_.input + image + top * static_cast<int64_t>(RowFloats());
+    float* to = scratch_.data();
+    for (int32_t row = 0; row < RowsRead(rows_); ++row, to += RowFloats()) CopyRow(image, top + row, to);
+    return scratch_.data();
+  }
+
+  void CopyRow(int64_t image, int64_t y, float* to) const {
+    const bool on = y >= 0 && y < shape_.height;
+    const int32_t left = on ? std::min(shape_.pad_left, tiling_.width) : tiling_.width;
+    const int32_t inside = std::min(tiling_.width - left, shape_.width);
+    const int64_t channels = shape_.channels;
+    std::fill_n(to, left * channels, 0.0f);
+    if (on) std::copy_n(maps_.input + image + y * shape_.width * channels, inside * channels, to + left * channels);
+    std::fill(to + (left + inside) * channels, to + RowFloats(), 0.0f);
+  }
+
+  // Tiles that would end beyond the band or the row begin earlier: they make some outputs again.
+  void RunChunk(const BlockChunk& chunk, const float* input) const {
+    const BlockTile& tile = tiling_.tile;
+    for (int32_t r = 0; r < rows_; r += tile.rows) {
+      const int32_t row = std::min(r, rows_ - tile.rows);
+      for (int32_t c = 0; c < outline_.size.width; c += tile.columns) {
+        RunTile(chunk, input, row, std::min(c, outline_.size.width - tile.columns));
+      }
+    }
+  }
+
+  void RunTile(const BlockChunk& chunk, const float* input, int32_t row, int32_t column) const {
+    const int32_t filters = shape_.filters, first = chunk.first_block * kLanes;
+    const int64_t width = outline_.size.width;
+    const int64_t pixel = (image_ * int64_t{outline_.size.height} + first_row_ + row) * width + column;
+    BlockJob job;
+    job.blocks = chunk.blocks;
+    job.tail = std::min(filters - first - (chunk.blocks - 1) * kLanes, kLanes);
+    job.input_column = static_cast<ptrdiff_t>(shape_.stride_width) * shape_.channels;
+    job.input_row = static_cast<ptrdiff_t>(shape_.stride_height) * RowFloats();
+    job.input = input + row * job.input_row + column * job.input_column;
+    job.output_column = filters;
+    job.output_row = width * filters;
+    job.output = maps_.output + pixel * filters + first;
+    job.begin = maps_.residual == nullptr ? nullptr : maps_.residual + pixel * filters + first;
+    job.bias = plan_.bias.data() + first;
+    job.low = plan_.structure->range.low;
+    job.high = plan_.structure->range.high;
+    for (const BlockStep& step : chunk.steps) {
+      job.counts = stream_.counts.data() + step.first_count;
+      job.offsets = stream_.offsets.data() + step.first_entry;
+      job.values = plan_.values.data() + step.first_entry * kLanes;
+      job.last = &step == &chunk.steps.back();
+      tiling_.tile.run(job);
+      job.begin = job.output;
+      job.bias = nullptr;
+    }
+  }
+
+  const tfc_plan& plan_;
+  const BlockStream& stream_;
+  const Outline& outline_;
+  const tfc_shape& shape_;
+  const BlockTiling& tiling_;
+  const Maps maps_;
+  Scratch scratch_;
+  int32_t image_ = 0, first_row_ = 0, rows_ = 0;
+};
+
+}  // namespace
+
+tfc_status RunBlocks(const tfc_plan& plan, const Maps& maps, int32_t batch, int32_t threads) {
+  const int32_t bands = plan.structure->outline.block_tiling.bands;
+  const auto chunks = static_cast<int32_t>(plan.structure->blocks.chunks.size());
+  return ShareOut(int64_t{batch} * bands, chunks, threads, [&](const auto& tasks) {
+    Runner runner(plan, maps);
+    if (!runner.Ready()) return false;
+    tasks([&](int64_t region, int32_t first, int32_t count) {
+      runner.Run({static_cast<int32_t>(region / bands), static_cast<int32_t>(region % bands), first, count});
+    });
+    return true;
+  });
+}
+
+}  // namespace tfc
