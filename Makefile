@@ -15,7 +15,7 @@ BUILD_TOOLS = 'setuptools>=77' 'cmake>=3.18'
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL: # two targets may fill one environment
-.PHONY: help quickstart ops test test-jax test-tfmot lint doctest bench clean
+.PHONY: help quickstart ops test test-jax test-tfmot lint doctest bench bench-sparse clean
 
 help: ## this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -49,6 +49,10 @@ doctest: $(VENV)/.installed-dev ## run the examples in the docstrings
 
 bench: $(VENV)/.installed-dev ## run the benchmarks; results go to tests/benchmarks/results as JSON
 	for script in tests/benchmarks/bench_*.py; do $(BIN)/python $$script || exit 1; done
+
+bench-sparse: $(VENV)/.installed-dev ops ## time pruned layers and networks with the delegate; JSON in custom_ops/bench/results
+	$(BIN)/python custom_ops/bench/bench_sparse.py
+	$(BIN)/python custom_ops/bench/bench_sparse.py --layers --block 16 --sparsities 0.8 0.9 --out custom_ops/bench/results/blocks.json
 
 clean: ## delete the environment and all that tools left behind
 	rm -rf $(VENV) $(VENV)-jax $(VENV)-tfmot .build dist .hypothesis .mypy_cache .pytest_cache .ruff_cache *.egg-info

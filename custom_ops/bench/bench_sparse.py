@@ -4,10 +4,10 @@
 
 Single layers are .tflite files of one convolution with ReLU, NHWC in and out; networks are those of
 keras.applications at 224 x 224. Weights that stay are at random places (`--block 16`: blocks of 16
-neighbouring filters are). In one process both interpreters run in turn, A B A B ..., and a figure is the median,
-over rounds, of the ratio of their times in that round. Beside it: the share of the processor's peak, measured
-then, that the multiplications which the sparse convolution really does reach; and TensorFlow's dense
-convolution (oneDNN). Layers are forced upon the delegate, networks are not.
+neighbouring filters are). In one process both interpreters run in turn, A B A B ..., and a figure is the
+median over rounds of the ratio of their times in that round. Beside it: the share of the processor's peak,
+measured then, that the multiplications which the sparse convolution really does reach; and TensorFlow's
+dense convolution (oneDNN). Layers are forced upon the delegate, networks are not.
 """
 
 import argparse

@@ -21,6 +21,9 @@ pytestmark = [
 ]
 
 
+CASES = [(0.1, True), (0.3, False), (1, False)]  # how much stays, and whether zeros are left out of the file
+
+
 def thin_out(model, density, seed=0):
     """Random weights and biases, of which `density` stay."""
     rng = np.random.default_rng(seed)
@@ -93,13 +96,13 @@ def files(tmp_path_factory):
         (density, sparse): content_of(
             thin_out(residual(outputs_inside=density == 0.3), density), folder, sparse_encoding=sparse
         )
-        for density, sparse in ((0.1, False), (0.1, True), (0.3, False), (1, False))
+        for density, sparse in CASES
     }
 
 
 @pytest.mark.parametrize("force", [True, False])
 @pytest.mark.parametrize("package", ["litert", "tensorflow"])
-@pytest.mark.parametrize("case", [(0.1, False), (0.1, True), (0.3, False), (1, False)])
+@pytest.mark.parametrize("case", CASES)
 @pytest.mark.filterwarnings("ignore:.*tf.lite.Interpreter is deprecated")
 def test_outputs_are_those_of_the_stock_interpreter(files, case, package, force):
     x = np.random.default_rng(1).normal(size=(3, 20, 20, 5)).astype("float32")
@@ -128,26 +131,26 @@ def test_interpreters_may_share_a_delegate_and_run_in_turn(files):
 
 
 @st.composite
-def convolutions(draw):
+def settings_of_convolutions(draw):
     stride = draw(st.integers(1, 3))
     groups = draw(st.sampled_from([1, 1, 2]))
-    return layers.Conv2D(
-        groups * draw(st.integers(1, 20)),
-        draw(st.tuples(st.integers(1, 5), st.integers(1, 5))),
-        strides=stride,
-        dilation_rate=draw(st.integers(1, 2)) if stride == 1 else 1,
-        padding=draw(st.sampled_from(["same", "valid"])),
-        groups=groups,
-        use_bias=draw(st.booleans()),
-        activation=draw(st.sampled_from([None, "relu", "relu6", "sigmoid"])),
-    )
+    return {
+        "filters": groups * draw(st.integers(1, 20)),
+        "kernel_size": draw(st.tuples(st.integers(1, 5), st.integers(1, 5))),
+        "strides": stride,
+        "dilation_rate": draw(st.integers(1, 2)) if stride == 1 else 1,
+        "padding": draw(st.sampled_from(["same", "valid"])),
+        "groups": groups,
+        "use_bias": draw(st.booleans()),
+        "activation": draw(st.sampled_from([None, "relu", "relu6", "sigmoid"])),
+    }
 
 
 @settings(max_examples=3, deadline=None)
 @given(data=st.data())
 def test_any_convolution_is_right(tmp_path_factory, data):
     x = keras.Input((data.draw(st.integers(10, 33)), data.draw(st.integers(10, 33)), 6))
-    found = [data.draw(convolutions())(x) for _ in range(8)]
+    found = [layers.Conv2D(**data.draw(settings_of_convolutions()))(x) for _ in range(8)]
     model = thin_out(keras.Model(x, found), data.draw(st.sampled_from([0.03, 0.2, 1])))
     content = content_of(model, tmp_path_factory.mktemp("any"), sparse_encoding="auto")
     images = np.random.default_rng(0).normal(size=(2, *x.shape[1:])).astype("float32")
@@ -168,19 +171,18 @@ def test_maps_of_another_size_get_plans_of_their_own(tmp_path):
 
 def test_int8_models_are_left_to_the_interpreter(tmp_path):
     data = np.random.default_rng(0).normal(size=(20, 20, 20, 5)).astype("float32")
-    content = content_of(thin_out(residual(), 0.1), tmp_path, quantization="int8", representative_data=data)
+    x = keras.Input((20, 20, 5))
+    y = layers.Conv2D(16, 3, activation="relu")(layers.Conv2D(16, 1)(x))
+    model = thin_out(keras.Model(x, y), 0.1)
+    content = content_of(model, tmp_path, quantization="int8", representative_data=data)
     stock = outputs(interpreter(content), data[:2])
     for mine, expected in zip(outputs(interpreter(content, force=True), data[:2]), stock, strict=True):
         np.testing.assert_array_equal(mine, expected)
 
 
-@pytest.mark.parametrize(
-    ("quantization", "told"),
-    [(None, "takes 19 of 19 convolutions"), ("float16", "its weights are computed")],
-)
-def test_the_report_names_what_is_taken_and_why_the_rest_is_not(tmp_path, quantization, told):
+def report_on(content, tmp_path):
     path = tmp_path / "model.tflite"
-    path.write_bytes(content_of(thin_out(residual(), 0.1), tmp_path, quantization=quantization))
+    path.write_bytes(content)
     code = (
         "from ai_edge_litert.interpreter import Interpreter; import tfcompress;"
         "delegate = tfcompress.load_delegate(force=True, verbosity=2);"
@@ -188,8 +190,18 @@ def test_the_report_names_what_is_taken_and_why_the_rest_is_not(tmp_path, quanti
     )
     environment = {**os.environ, "TF_CPP_MIN_LOG_LEVEL": "3"}
     command = [sys.executable, "-c", code]
-    done = subprocess.run(command, capture_output=True, text=True, env=environment, check=True)
-    assert told in done.stderr
+    return subprocess.run(command, capture_output=True, text=True, env=environment, check=True).stderr
+
+
+def test_the_report_tells_how_much_is_taken(files, tmp_path):
+    assert "takes 19 of 19 convolutions" in report_on(files[0.1, True], tmp_path)
+
+
+def test_the_report_tells_why_something_is_left(tmp_path):
+    x = keras.Input((8, 8, 16))
+    model = thin_out(keras.Model(x, layers.Conv2D(32, 3)(x)), 0.1)
+    report = report_on(content_of(model, tmp_path, quantization="float16"), tmp_path)
+    assert "its weights are computed" in report and "takes 0 of 1 convolutions" in report
 
 
 def test_latency_can_be_measured_with_and_without_it(files, tmp_path):
