@@ -31,6 +31,11 @@ def test_plans_leave_neither_memory_nor_threads_nor_the_library_behind(rounds, p
     run("leak", "loading", core.file(), rounds, plans)
 
 
+@pytest.mark.parametrize("variant", ["plain", "address"])
+def test_sparse_tensors_of_tflite_are_read_and_broken_ones_refused(variant):
+    run(variant, "encodings", SEED, 5000)
+
+
 def test_a_child_of_fork_computes_and_ends():
     run("plain", "forking")
 

@@ -10,7 +10,7 @@
 extern "C" {
 
 enum TfLiteStatus { kTfLiteOk = 0, kTfLiteError = 1, kTfLiteDelegateError = 2 };
-enum TfLiteType { kTfLiteNoType = 0, kTfLiteFloat32 = 1, kTfLiteInt8 = 9 };
+enum TfLiteType { kTfLiteNoType = 0, kTfLiteFloat32 = 1, kTfLiteFloat16 = 10 };
 enum TfLiteAllocationType { kTfLiteMemNone = 0, kTfLiteMmapRo = 1, kTfLiteDynamic = 4, kTfLitePersistentRo = 5 };
 enum TfLiteDimensionType { kTfLiteDimDense = 0, kTfLiteDimSparseCSR = 1 };
 enum TfLitePadding { kTfLitePaddingUnknown = 0, kTfLitePaddingSame = 1, kTfLitePaddingValid = 2 };
@@ -19,6 +19,7 @@ enum TfLiteBuiltinOperator {
   kTfLiteBuiltinAdd = 0,
   kTfLiteBuiltinConv2d = 3,
   kTfLiteBuiltinDepthwiseConv2d = 4,
+  kTfLiteBuiltinDequantize = 6,
   kTfLiteBuiltinFullyConnected = 9,
   kTfLiteBuiltinDelegate = 51,
   kTfLiteBuiltinDensify = 124,

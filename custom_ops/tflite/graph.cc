@@ -186,7 +186,7 @@ class Reader {
     if (tfc_output_size(&check, &height, &width) != TFC_OK) return "its sizes make no convolution";
     Entries entries;
     if (const char* problem = ReadEntries(node.node->inputs->data[1], step, &entries)) return problem;
-    if (const char* problem = ReadBias(node, made)) return problem;
+    if (const char* problem = ReadBias(node, step)) return problem;
     const int64_t count = int64_t{check.kernel_height} * check.kernel_width * (check.channels / check.groups);
     // Where filters are the last axis already, all is as if there were one.
     Reorder(entries, made->filters_last ? 1 : check.filters, made->filters_last ? count * check.filters : count, made);
@@ -194,34 +194,39 @@ class Reader {
     return tfc_count_weights(&check, &weights, &made->counts) == TFC_OK ? nullptr : "its weights are not in order";
   }
 
-  // Follows a DENSIFY to what it makes dense.
+  // Follows nodes that only make weights dense or float32 to the constant that they begin with.
   const char* ReadEntries(int tensor, Step* step, Entries* entries) {
-    const auto maker = makers_.find(tensor);
-    if (maker == makers_.end()) {
-      return Constant(Tensor(tensor)) ? ReadDense(Tensor(tensor), entries) : "its weights are not constants of float32";
+    bool ours = true;  // whether nothing else reads what these nodes make
+    for (auto maker = makers_.find(tensor); maker != makers_.end(); maker = makers_.find(tensor)) {
+      const Node& node = nodes_[maker->second];
+      if (node.code != kTfLiteBuiltinDensify && node.code != kTfLiteBuiltinDequantize) return "its weights are computed";
+      ours = ours && graph_.readers[tensor].size() == 1;
+      if (ours) step->nodes.insert(step->nodes.begin(), node.index);
+      tensor = node.node->inputs->data[0];
+      if (!InRange(tensor)) return "a tensor is missing";
     }
-    const Node& densify = nodes_[maker->second];
-    if (densify.code != kTfLiteBuiltinDensify) return "its weights are computed";
-    const TfLiteTensor& sparse = Tensor(densify.node->inputs->data[0]);
-    if (!Constant(sparse)) return "its weights are not constants of float32";
-    if (const char* problem = ReadSparse(sparse, entries)) return problem;
-    if (graph_.readers[tensor].size() == 1) step->nodes.insert(step->nodes.begin(), densify.index);
-    return nullptr;
+    const TfLiteTensor& found = Tensor(tensor);
+    if (!Constant(found)) return "its weights are not constants of float32 or float16";
+    return found.sparsity == nullptr ? ReadDense(found, entries) : ReadSparse(found, entries);
   }
 
   static bool Constant(const TfLiteTensor& tensor) {
     const bool fixed = tensor.allocation_type == kTfLiteMmapRo || tensor.allocation_type == kTfLitePersistentRo;
-    return fixed && tensor.type == kTfLiteFloat32 && tensor.data != nullptr && tensor.dims != nullptr;
+    const bool floats = tensor.type == kTfLiteFloat32 || tensor.type == kTfLiteFloat16;
+    return fixed && floats && tensor.data != nullptr && tensor.dims != nullptr;
   }
 
-  const char* ReadBias(const Node& node, Convolution* made) {
+  const char* ReadBias(const Node& node, Step* step) {
+    Convolution* made = &step->convolution;
     const int tensor = node.node->inputs->size < 3 ? kTfLiteOptionalTensor : node.node->inputs->data[2];
     made->bias.assign(made->shape.filters, 0.0f);
     if (tensor == kTfLiteOptionalTensor) return nullptr;
-    if (!InRange(tensor) || !Constant(Tensor(tensor))) return "its bias is not a constant of float32";
-    if (Tensor(tensor).bytes != made->bias.size() * sizeof(float)) return "its bias has another size than its filters";
-    const auto* values = static_cast<const float*>(Tensor(tensor).data);
-    made->bias.assign(values, values + made->bias.size());
+    if (!InRange(tensor) || DimsOf(Tensor(tensor)) != std::vector<int>{made->shape.filters}) {
+      return "its bias has another size than its filters";
+    }
+    Entries entries;
+    if (const char* problem = ReadEntries(tensor, step, &entries)) return problem;
+    for (size_t i = 0; i < entries.places.size(); ++i) made->bias[entries.places[i]] = entries.values[i];
     return nullptr;
   }
 

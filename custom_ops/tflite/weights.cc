@@ -1,7 +1,9 @@
 #include "weights.h"
 
 #include <algorithm>
+#include <cmath>
 #include <functional>
+#include <limits>
 #include <numeric>
 #include <tuple>
 #include <utility>
@@ -15,15 +17,33 @@ int64_t Size(const TfLiteIntArray& dims) {
   return std::accumulate(dims.data, dims.data + dims.size, int64_t{1}, std::multiplies<>());
 }
 
+size_t BytesOfValue(const TfLiteTensor& tensor) { return tensor.type == kTfLiteFloat16 ? 2 : sizeof(float); }
+
+// Half precision: a sign, 5 bits of exponent, 10 of fraction.
+float FromHalf(uint16_t half) {
+  const int exponent = half >> 10 & 31;
+  const int fraction = half & 1023;
+  const float magnitude = exponent == 31  ? (fraction == 0 ? std::numeric_limits<float>::infinity()
+                                                           : std::numeric_limits<float>::quiet_NaN())
+                          : exponent == 0 ? std::ldexp(static_cast<float>(fraction), -24)
+                                          : std::ldexp(static_cast<float>(fraction + 1024), exponent - 25);
+  return half >> 15 != 0 ? -magnitude : magnitude;
+}
+
+float ValueAt(const TfLiteTensor& tensor, int64_t index) {
+  if (tensor.type != kTfLiteFloat16) return static_cast<const float*>(tensor.data)[index];
+  return FromHalf(static_cast<const uint16_t*>(tensor.data)[index]);
+}
+
 // Walks through a tensor whose dimensions, in the order of traversal and followed by those of blocks, are
 // dense or list the places that are filled. See `SparsityParameters` in TFLite's schema.
 class Walk {
  public:
   Walk(const TfLiteTensor& tensor, Entries* entries)
-      : sparsity_(*tensor.sparsity),
+      : tensor_(tensor),
+        sparsity_(*tensor.sparsity),
         dims_(*tensor.dims),
-        values_(static_cast<const float*>(tensor.data)),
-        count_(static_cast<int64_t>(tensor.bytes / sizeof(float))),
+        count_(static_cast<int64_t>(tensor.bytes / BytesOfValue(tensor))),
         at_(dims_.size),
         entries_(entries) {}
 
@@ -103,7 +123,7 @@ class Walk {
 
   bool Entry() {
     if (next_ >= count_) return false;
-    const float value = values_[next_++];
+    const float value = ValueAt(tensor_, next_++);
     if (value == 0) return true;  // blocks hold zeros too
     int64_t place = 0;
     for (int i = 0; i < dims_.size; ++i) {
@@ -115,9 +135,9 @@ class Walk {
     return true;
   }
 
+  const TfLiteTensor& tensor_;
   const TfLiteSparsity& sparsity_;
   const TfLiteIntArray& dims_;
-  const float* values_;
   int64_t count_, next_ = 0;
   std::vector<int64_t> at_, stride_;  // by dimension; by level
   Entries* entries_;
@@ -135,14 +155,14 @@ void Sort(Entries* entries) {
 
 const char* ReadDense(const TfLiteTensor& tensor, Entries* entries) {
   const int64_t count = Size(*tensor.dims);
-  if (tensor.data == nullptr || tensor.bytes != static_cast<size_t>(count) * sizeof(float)) {
+  if (tensor.data == nullptr || tensor.bytes != static_cast<size_t>(count) * BytesOfValue(tensor)) {
     return "its weights have another size than their shape says";
   }
-  const auto* values = static_cast<const float*>(tensor.data);
   for (int64_t i = 0; i < count; ++i) {
-    if (values[i] == 0) continue;
+    const float value = ValueAt(tensor, i);
+    if (value == 0) continue;
     entries->places.push_back(i);
-    entries->values.push_back(values[i]);
+    entries->values.push_back(value);
   }
   return nullptr;
 }

@@ -15,7 +15,7 @@ struct Entries {
   std::vector<float> values;
 };
 
-// NULL, or what is wrong with the tensor.
+// Tensors of float32 or float16. NULL, or what is wrong with the tensor.
 const char* ReadDense(const TfLiteTensor& tensor, Entries* entries);
 const char* ReadSparse(const TfLiteTensor& tensor, Entries* entries);
 
