@@ -36,13 +36,15 @@ bool Cut(const BlockTile& tile, const tfc_shape& s, OutputSize size, const Work&
   if (tile.rows > size.height || tile.columns > size.width) return false;
   t->tile = tile;
   t->copies = s.pad_top + int64_t{s.pad_bottom} + s.pad_left + s.pad_right > 0;
-  const int64_t width = t->copies ? std::max<int64_t>(Span(size.width, s.stride_width, s.kernel_width, s.dilation_width), 1)
-                                  : s.width;
+  const int64_t width =
+      t->copies ? std::max<int64_t>(Span(size.width, s.stride_width, s.kernel_width, s.dilation_width), 1)
+                : s.width;
   const int64_t tile_floats = RowsRead(s, tile.rows) * width * s.channels;
   if (tile_floats > std::numeric_limits<int32_t>::max() / 2) return false;
   t->width = static_cast<int32_t>(width);
   CutBands(s, size, t);
-  const int64_t window = RowsRead(s, tile.rows) * Span(tile.columns, s.stride_width, s.kernel_width, s.dilation_width);
+  const int64_t window =
+      RowsRead(s, tile.rows) * Span(tile.columns, s.stride_width, s.kernel_width, s.dilation_width);
   const int64_t channels = Caches().block / static_cast<int64_t>(sizeof(float)) / window / kLanes * kLanes;
   t->block_channels = static_cast<int32_t>(std::clamp<int64_t>(channels, kLanes, std::max(s.channels, kLanes)));
   const int32_t blocks = CeilDiv(s.filters, kLanes);
@@ -103,7 +105,8 @@ Costs BlockCounts(const BlockTiling& t, const tfc_shape& s, OutputSize size, con
   return counts;
 }
 
-BlockTiling ChooseBlockTiling(const BlockKernel& kernel, const tfc_shape& shape, OutputSize size, const Work& work) {
+BlockTiling ChooseBlockTiling(const BlockKernel& kernel, const tfc_shape& shape, OutputSize size,
+                              const Work& work) {
   BlockTiling best{}, tiling{};
   double least = std::numeric_limits<double>::infinity();
   for (int32_t i = 0; i < kernel.tile_count; ++i) {

@@ -13,11 +13,11 @@ namespace tfc {
 
 struct BlockTiling {
   BlockTile tile;
-  bool copies;             // whether rows are copied, to have zeros around them
-  int32_t width;           // pixels of a row that is read
+  bool copies;               // whether rows are copied, to have zeros around them
+  int32_t width;             // pixels of a row that is read
   int32_t bands, band_rows;  // rows of outputs that are made together; the last band has those that remain
-  int32_t block_channels;  // so many are in the first-level cache at a time
-  int32_t chunk_blocks;    // so many blocks of filters have weights that fit in the second-level cache
+  int32_t block_channels;    // so many are in the first-level cache at a time
+  int32_t chunk_blocks;      // so many blocks of filters have weights that fit in the second-level cache
 
   int32_t Chunks(int32_t filters) const {
     const int32_t blocks = (filters + kLanes - 1) / kLanes;
@@ -45,7 +45,8 @@ struct BlockStream {
 int64_t CountBlocks(const tfc_shape& shape, const tfc_weights& weights);
 
 // The one that seems fastest; `tile.run` is NULL if none fits. `work.blocks` is what CountBlocks says.
-BlockTiling ChooseBlockTiling(const BlockKernel& kernel, const tfc_shape& shape, OutputSize size, const Work& work);
+BlockTiling ChooseBlockTiling(const BlockKernel& kernel, const tfc_shape& shape, OutputSize size,
+                              const Work& work);
 Costs BlockCounts(const BlockTiling& tiling, const tfc_shape& shape, OutputSize size, const Work& work);
 
 // `source` gets, for the 16 values of each entry in turn, which of the weights given it is, or -1.

@@ -48,9 +48,9 @@ struct PackJob {
   int32_t positions;
   const int32_t* planes;  // by channel: which plane gets it; NULL where each has its own, in turn
   int32_t first_channel, end_channel, channels;  // to move; in all
-  int32_t first_plane, plane_count;  // those that are wanted; one more behind them takes all else
-  float* to;               // of the first plane
-  ptrdiff_t plane_floats;  // from one plane to the next
+  int32_t first_plane, plane_count;              // those that are wanted; one more behind them takes all else
+  float* to;                                     // of the first plane
+  ptrdiff_t plane_floats;                        // from one plane to the next
 };
 
 // A vector of a plane with its rim, out of the vectors of planes without: those of its own region and, across
@@ -100,11 +100,11 @@ struct BlockJob {
   int32_t blocks;
   int32_t tail;  // filters of the last block, 1 to 16
 
-  const float* input;  // of the tile's first pixel
+  const float* input;                 // of the tile's first pixel
   ptrdiff_t input_row, input_column;  // from one output of the tile to the next, in floats
 
-  float* output;        // of the first block of filters
-  const float* begin;   // likewise, what sums begin with; may be `output`; NULL for nothing
+  float* output;       // of the first block of filters
+  const float* begin;  // likewise, what sums begin with; may be `output`; NULL for nothing
   ptrdiff_t output_row, output_column;
   const float* bias;  // of the first block, full blocks, which sums begin with besides; NULL for nothing
   bool last;          // whether to clamp to [low, high]
@@ -127,7 +127,7 @@ struct Kernel {
   int32_t registers;    // vectors of sums that fit in registers
   // Multiplies and adds `registers` vectors so many times, and nothing else: the speed of a dense convolution.
   float (*multiply)(int32_t times);
-  const LaneKernel* lanes;    // one of the two
+  const LaneKernel* lanes;  // one of the two
   const BlockKernel* blocks;
 };
 

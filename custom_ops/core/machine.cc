@@ -52,17 +52,17 @@ struct Trial {
 };
 
 constexpr Trial kTrials[] = {
-    {28, 32, 64, 3, 0.3, false, false, false}, {28, 32, 64, 3, 0.05, false, false, false},
-    {28, 64, 64, 3, 0.1, true, true, false}, {28, 64, 32, 3, 0.02, true, true, false},
+    {28, 32, 64, 3, 0.3, false, false, false},  {28, 32, 64, 3, 0.05, false, false, false},
+    {28, 64, 64, 3, 0.1, true, true, false},    {28, 64, 32, 3, 0.02, true, true, false},
     {28, 64, 128, 1, 0.3, false, false, false}, {28, 64, 128, 1, 0.03, false, false, false},
-    {28, 128, 128, 1, 0.1, true, true, false}, {28, 128, 256, 1, 0.02, true, true, false},
-    {14, 128, 64, 1, 0.1, false, true, false}, {14, 128, 128, 1, 0.1, true, false, false},
-    {14, 64, 64, 3, 0.1, true, false, false}, {14, 64, 128, 3, 0.05, false, true, false},
+    {28, 128, 128, 1, 0.1, true, true, false},  {28, 128, 256, 1, 0.02, true, true, false},
+    {14, 128, 64, 1, 0.1, false, true, false},  {14, 128, 128, 1, 0.1, true, false, false},
+    {14, 64, 64, 3, 0.1, true, false, false},   {14, 64, 128, 3, 0.05, false, true, false},
     {7, 128, 128, 3, 0.1, false, false, false}, {7, 128, 128, 3, 0.05, true, true, false},
-    {7, 256, 256, 1, 0.1, true, true, false}, {4, 64, 64, 1, 0.1, false, false, false},
-    {4, 32, 32, 3, 0.1, true, true, false}, {12, 16, 512, 1, 0.2, true, true, false},
-    {28, 64, 64, 3, 0.3, false, false, true}, {28, 64, 64, 3, 0.05, false, false, true},
-    {28, 64, 128, 1, 0.3, false, false, true}, {28, 128, 512, 1, 0.03, false, false, true},
+    {7, 256, 256, 1, 0.1, true, true, false},   {4, 64, 64, 1, 0.1, false, false, false},
+    {4, 32, 32, 3, 0.1, true, true, false},     {12, 16, 512, 1, 0.2, true, true, false},
+    {28, 64, 64, 3, 0.3, false, false, true},   {28, 64, 64, 3, 0.05, false, false, true},
+    {28, 64, 128, 1, 0.3, false, false, true},  {28, 128, 512, 1, 0.03, false, false, true},
     {14, 256, 256, 1, 0.1, false, false, true}, {14, 128, 128, 3, 0.1, false, false, true},
     {7, 256, 256, 3, 0.05, false, false, true}, {7, 128, 512, 1, 0.1, false, false, true},
 };
@@ -161,9 +161,11 @@ double DenseSeconds(const tfc_shape& s, OutputSize size, const tfc_machine& mach
     const double taps = double(s.kernel_height) * s.kernel_width * size.height * size.width;
     return taps * s.filters / (kDepthwiseShare * machine.dense * threads);
   }
-  const auto filled = [](int64_t count, int64_t tile) { return static_cast<double>((count + tile - 1) / tile * tile); };
-  const double outputs = filled(int64_t{size.height} * size.width, kPixels) *
-                         filled(s.filters / s.groups, kFilters) * s.groups;
+  const auto filled = [](int64_t count, int64_t tile) {
+    return static_cast<double>((count + tile - 1) / tile * tile);
+  };
+  const double outputs =
+      filled(int64_t{size.height} * size.width, kPixels) * filled(s.filters / s.groups, kFilters) * s.groups;
   const double taps = double(s.kernel_height) * s.kernel_width * (s.channels / s.groups);
   return outputs * taps / (kShare * machine.dense * threads);
 }

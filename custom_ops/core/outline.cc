@@ -14,7 +14,8 @@ constexpr const Kernel* kKernels[] = {
 
 // Whether every pixel is read by itself.
 bool Pointwise(const tfc_shape& s) {
-  const bool one_tap = s.kernel_height == 1 && s.kernel_width == 1, each = s.stride_height == 1 && s.stride_width == 1;
+  const bool one_tap = s.kernel_height == 1 && s.kernel_width == 1,
+             each = s.stride_height == 1 && s.stride_width == 1;
   return one_tap && each && s.pad_top == 0 && s.pad_bottom == 0 && s.pad_left == 0 && s.pad_right == 0;
 }
 

@@ -166,4 +166,6 @@ int64_t tfc_tiled_floats(const tfc_tiles* tiles, int32_t height, int32_t width, 
 
 void tfc_plan_destroy(tfc_plan* plan) { delete plan; }
 
-const char* tfc_plan_kernel(const tfc_plan* plan) { return plan == nullptr ? "" : plan->structure->outline.kernel->name; }
+const char* tfc_plan_kernel(const tfc_plan* plan) {
+  return plan == nullptr ? "" : plan->structure->outline.kernel->name;
+}

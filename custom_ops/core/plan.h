@@ -18,9 +18,9 @@ namespace tfc {
 struct Structure {
   Outline outline;
   Range range;
-  Stream stream;        // where lanes are parts of the map
-  BlockStream blocks;   // where they are filters
-  int64_t weights;      // as many as were given
+  Stream stream;                // where lanes are parts of the map
+  BlockStream blocks;           // where they are filters
+  int64_t weights;              // as many as were given
   std::vector<int32_t> source;  // by value of a plan: which of them it is, or -1 for a zero
 };
 

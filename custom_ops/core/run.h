@@ -17,9 +17,9 @@ struct Maps {
   float* output;
 };
 
-// Shares out regions times chunks of filters among threads. Few regions are divided by chunks, too; each thread then
-// prepares its own copy of the input. On each thread `run(tasks)` is called once, which calls `tasks(work)`, and
-// that calls `work(region, first chunk, chunks)` until nothing is left; false where there is no memory.
+// Shares out regions times chunks of filters among threads. Few regions are divided by chunks, too; each thread
+// then prepares its own copy of the input. On each thread `run(tasks)` is called once, which calls `tasks(work)`,
+// and that calls `work(region, first chunk, chunks)` until nothing is left; false where there is no memory.
 template <typename RunTasks>
 tfc_status ShareOut(int64_t regions, int32_t chunks, int32_t threads, const RunTasks& run) {
   const auto parts = static_cast<int32_t>(

@@ -58,7 +58,8 @@ class Runner {
     const int32_t inside = std::min(tiling_.width - left, shape_.width);
     const int64_t channels = shape_.channels;
     std::fill_n(to, left * channels, 0.0f);
-    if (on) std::copy_n(maps_.input + image + y * shape_.width * channels, inside * channels, to + left * channels);
+    if (on)
+      std::copy_n(maps_.input + image + y * shape_.width * channels, inside * channels, to + left * channels);
     std::fill(to + (left + inside) * channels, to + RowFloats(), 0.0f);
   }
 

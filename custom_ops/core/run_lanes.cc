@@ -16,7 +16,7 @@ struct Task {
 
 // The pixels of a map that the lanes of a region hold: position by position, 16 lanes each.
 struct Window {
-  int32_t height, width, channels;  // of the map
+  int32_t height, width, channels;            // of the map
   const std::vector<int32_t>*rows, *columns;  // of positions, from that of a lane's first
 };
 
@@ -63,9 +63,7 @@ class Runner {
 
  private:
   size_t PlaneFloats() const { return outline_.work.in_place ? 0 : plane_floats_ * (tiling_.block_channels + 1); }
-  size_t SumFloats() const {
-    return tiled_.output ? 0 : sum_floats_ * stream_.chunks.front().filters;
-  }
+  size_t SumFloats() const { return tiled_.output ? 0 : sum_floats_ * stream_.chunks.front().filters; }
 
   void RunChunk(const Chunk& chunk) {
     float* sums = tiled_.output ? Region(maps_.output, shape_.filters) + chunk.first_filter * sum_floats_ : sums_;
@@ -91,7 +89,8 @@ class Runner {
   template <typename Float>
   Float* Region(Float* map, int32_t channels, int32_t rows = 0, int32_t columns = 0) const {
     const int64_t region = int64_t{task_.image} * tiling_.Regions() +
-                           int64_t{task_.region_row + rows} * tiling_.region_columns + task_.region_column + columns;
+                           int64_t{task_.region_row + rows} * tiling_.region_columns + task_.region_column +
+                           columns;
     return map + region * channels * sum_floats_;
   }
 
@@ -107,11 +106,12 @@ class Runner {
                residual_pixels_.data());
   }
 
-  void FindPixels(const float* map, const Window& window, int64_t stride_height, int64_t stride_width, int32_t pad_top,
-                  int32_t pad_left, const float** pixels) const {
+  void FindPixels(const float* map, const Window& window, int64_t stride_height, int64_t stride_width,
+                  int32_t pad_top, int32_t pad_left, const float** pixels) const {
     const float* image = map + task_.image * int64_t{window.height} * window.width * window.channels;
     for (int lane = 0; lane < kLanes; ++lane) {
-      const int64_t top = TileRow(lane) * stride_height - pad_top, left = TileColumn(lane) * stride_width - pad_left;
+      const int64_t top = TileRow(lane) * stride_height - pad_top,
+                    left = TileColumn(lane) * stride_width - pad_left;
       const float** to = pixels + lane;
       for (const int32_t row : *window.rows) {
         const int64_t y = top + row;
@@ -142,14 +142,17 @@ class Runner {
   // Of the position so far from a lane's first. All lanes move by as many lanes.
   void FindMove(int32_t row, int32_t column, int32_t* lanes, Move* move) const {
     const int32_t down = FloorDiv(row, tiling_.tile.rows), right = FloorDiv(column, tiling_.tile.columns);
-    const int32_t position = (row - down * tiling_.tile.rows) * tiling_.tile.columns + column - right * tiling_.tile.columns;
+    const int32_t position =
+        (row - down * tiling_.tile.rows) * tiling_.tile.columns + column - right * tiling_.tile.columns;
     move->lanes = lanes;
     move->count = 0;
     uint32_t masks[3][3] = {};  // of the regions above, beside and below
     for (int lane = 0; lane < kLanes; ++lane) {
       const int32_t lane_row = tiling_.LaneRow(lane) + down, lane_column = tiling_.LaneColumn(lane) + right;
-      const int32_t rows = FloorDiv(lane_row, tiling_.lane_rows), columns = FloorDiv(lane_column, tiling_.lane_columns);
-      lanes[lane] = (lane_row - rows * tiling_.lane_rows) * tiling_.lane_columns + lane_column - columns * tiling_.lane_columns;
+      const int32_t rows = FloorDiv(lane_row, tiling_.lane_rows),
+                    columns = FloorDiv(lane_column, tiling_.lane_columns);
+      lanes[lane] = (lane_row - rows * tiling_.lane_rows) * tiling_.lane_columns + lane_column -
+                    columns * tiling_.lane_columns;
       const int32_t y = TileRow(lane) + row, x = TileColumn(lane) + column;
       if (y >= 0 && y < shape_.height && x >= 0 && x < shape_.width) masks[rows + 1][columns + 1] |= 1u << lane;
     }
@@ -169,8 +172,7 @@ class Runner {
       GatherBlock(step);
     } else {
       kernel_.pack({pixels_.data(), tiling_.Positions(), stream_.planes.data(), step.first_channel,
-                               step.end_channel, shape_.channels, step.first_plane, step.planes, planes_,
-                               plane_floats_});
+                    step.end_channel, shape_.channels, step.first_plane, step.planes, planes_, plane_floats_});
     }
     return planes_;
   }
@@ -195,7 +197,7 @@ class Runner {
     }
     const int32_t end = chunk.first_filter + chunk.filters;
     kernel_.pack({residual_pixels_.data(), tiling_.Vectors(), nullptr, chunk.first_filter, end, end,
-                             chunk.first_filter, chunk.filters, sums, sum_floats_});
+                  chunk.first_filter, chunk.filters, sums, sum_floats_});
     return sums;
   }
 

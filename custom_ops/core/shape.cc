@@ -43,8 +43,8 @@ tfc_status CheckShape(const tfc_shape& s, OutputSize* size) {
   if (s.channels % s.groups != 0 || s.filters % s.groups != 0) return TFC_BAD_SHAPE;
   const int64_t height = OutputLength(s.height, s.kernel_height, s.stride_height, s.dilation_height,
                                       int64_t{s.pad_top} + s.pad_bottom);
-  const int64_t width = OutputLength(s.width, s.kernel_width, s.stride_width, s.dilation_width,
-                                     int64_t{s.pad_left} + s.pad_right);
+  const int64_t width =
+      OutputLength(s.width, s.kernel_width, s.stride_width, s.dilation_width, int64_t{s.pad_left} + s.pad_right);
   if (height < 1 || width < 1) return TFC_BAD_SHAPE;
   const bool fits = Addressable(s.height, s.width, s.channels) && Addressable(height, width, s.filters) &&
                     Addressable(s.kernel_height, s.kernel_width, s.channels / s.groups, s.filters) &&

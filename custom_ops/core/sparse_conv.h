@@ -78,8 +78,8 @@ TFC_EXPORT const char* tfc_status_message(tfc_status status);
 
 /* The kernels compiled into this library, best first: "lanes_avx512", "blocks_avx512", ... The former compute
  * 16 parts of a map at a time, and leave out any weight that is zero; the latter compute 16 filters at a time, and
- * leave out blocks of 16 weights, those of neighbouring filters at one tap of one channel. NULL from `tfc_kernel_name` ends
- * the list. One that is not supported needs instructions that this processor lacks. */
+ * leave out blocks of 16 weights, those of neighbouring filters at one tap of one channel. NULL from
+ * `tfc_kernel_name` ends the list. One that is not supported needs instructions that this processor lacks. */
 TFC_EXPORT const char* tfc_kernel_name(int32_t index);
 TFC_EXPORT int32_t tfc_kernel_supported(int32_t index);
 
@@ -102,8 +102,7 @@ TFC_EXPORT tfc_status tfc_plan_run(const tfc_plan* plan, const float* input, flo
 /* With options, and with a residual, of the shape of the output, that is added before the activation. A tiled
  * input must have the size of the output. TFC_BAD_ARGUMENT for tiles that the kernel has not. */
 TFC_EXPORT tfc_status tfc_plan_create_with(const tfc_shape* shape, const tfc_weights* weights, const float* bias,
-                                           tfc_activation activation, const tfc_options* options,
-                                           tfc_plan** plan);
+                                           tfc_activation activation, const tfc_options* options, tfc_plan** plan);
 TFC_EXPORT tfc_status tfc_plan_run_with(const tfc_plan* plan, const float* input, const float* residual,
                                         float* output, int32_t batch, int32_t threads);
 
@@ -113,7 +112,7 @@ TFC_EXPORT int64_t tfc_tiled_floats(const tfc_tiles* tiles, int32_t height, int3
 
 /* How fast this processor is, for predictions. Numbers only: it may be kept for another process. */
 typedef struct tfc_machine {
-  double dense;    /* multiply-adds of a dense convolution in a second, on one thread */
+  double dense;     /* multiply-adds of a dense convolution in a second, on one thread */
   double steps[14]; /* seconds that each kind of step of a plan takes */
 } tfc_machine;
 

@@ -53,7 +53,8 @@ void AddStep(const Filter* filters, const Step& block, int32_t plane_lines, std:
     stream->counts.push_back(counts[slot]);
     for (int32_t i = 0; i < counts[slot]; ++i) {
       const Weight& weight = filters[slot][(*done)[slot]++];
-      stream->lines.push_back(static_cast<uint16_t>((weight.plane - block.first_plane) * plane_lines + weight.line));
+      stream->lines.push_back(
+          static_cast<uint16_t>((weight.plane - block.first_plane) * plane_lines + weight.line));
       source->push_back(weight.source);
     }
   }

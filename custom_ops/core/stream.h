@@ -21,7 +21,7 @@ Place PlaceOf(const tfc_shape& shape, int32_t index);
 struct Step {
   int32_t first_plane, planes;
   int32_t first_channel, end_channel;  // that they hold
-  int64_t first_count, first_weight;  // in `counts` and `slots`, in `lines`, `source` and a plan's values
+  int64_t first_count, first_weight;   // in `counts` and `slots`, in `lines`, `source` and a plan's values
 };
 
 struct Chunk {

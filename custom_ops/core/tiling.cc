@@ -25,7 +25,6 @@ CacheBytes ReadCacheBytes() {
   return bytes;
 }
 
-
 int32_t CeilDiv(int32_t a, int32_t b) { return (a + b - 1) / b; }
 
 // So many as are packed at a time, or a part of that.
@@ -72,8 +71,7 @@ Axis MakeAxis(int32_t outputs, int32_t taps, int32_t stride, int32_t dilation) {
   std::iota(order.begin(), order.end(), 0);
   const auto remainder = [=](int32_t tap) { return static_cast<int64_t>(tap) * dilation % stride; };
   const auto quotient = [=](int32_t tap) { return static_cast<int64_t>(tap) * dilation / stride; };
-  std::stable_sort(order.begin(), order.end(),
-                   [&](int32_t a, int32_t b) { return remainder(a) < remainder(b); });
+  std::stable_sort(order.begin(), order.end(), [&](int32_t a, int32_t b) { return remainder(a) < remainder(b); });
   int64_t current = -1, end = 0;  // the remainder, and the quotient up to which there are positions
   for (const int32_t tap : order) {
     const int64_t first = quotient(tap);
@@ -90,7 +88,8 @@ Axis MakeAxis(int32_t outputs, int32_t taps, int32_t stride, int32_t dilation) {
 Costs Counts(const Tiling& t, const tfc_shape& shape, const Work& work) {
   const double vectors = t.Vectors(), filters = shape.filters, weights = static_cast<double>(work.weights);
   const double blocks = CeilDiv(std::max(work.channels, 1), t.block_channels);
-  const double planes = CeilDiv(shape.filters, t.chunk_filters) * t.Positions() * static_cast<double>(work.channels);
+  const double planes =
+      CeilDiv(shape.filters, t.chunk_filters) * t.Positions() * static_cast<double>(work.channels);
   Costs counts{};
   counts[kRegion] = 1;
   counts[kFilter] = filters * blocks;

@@ -1,4 +1,5 @@
-// Vectors of 16 floats with AVX2 and FMA: a vector is two registers. A kernel includes this in its translation unit.
+// Vectors of 16 floats with AVX2 and FMA: a vector is two registers. A kernel includes this in its translation
+// unit.
 #ifndef TFCOMPRESS_VECTOR_H_
 #define TFCOMPRESS_VECTOR_H_
 
@@ -38,7 +39,8 @@ inline __m256 MergeHalf(__m256 v, Vector from, const int32_t lanes[8], uint32_t 
   const __m256 taken = _mm256_blendv_ps(_mm256_permutevar8x32_ps(from.low, index),
                                         _mm256_permutevar8x32_ps(from.high, index), in_high);
   const __m256i bits = _mm256_setr_epi32(1, 2, 4, 8, 16, 32, 64, 128);
-  const __m256i chosen = _mm256_cmpeq_epi32(_mm256_and_si256(_mm256_set1_epi32(static_cast<int>(mask)), bits), bits);
+  const __m256i chosen =
+      _mm256_cmpeq_epi32(_mm256_and_si256(_mm256_set1_epi32(static_cast<int>(mask)), bits), bits);
   return _mm256_blendv_ps(v, taken, _mm256_castsi256_ps(chosen));
 }
 

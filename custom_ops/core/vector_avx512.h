@@ -16,9 +16,7 @@ inline void Store(float* to, Vector v) { _mm512_storeu_ps(to, v); }
 inline Vector Fill(float value) { return _mm512_set1_ps(value); }
 inline Vector Add(Vector a, Vector b) { return _mm512_add_ps(a, b); }
 inline Vector MultiplyAdd(Vector a, Vector b, Vector c) { return _mm512_fmadd_ps(a, b, c); }
-inline Vector Clamp(Vector v, Vector low, Vector high) {
-  return _mm512_min_ps(_mm512_max_ps(v, low), high);
-}
+inline Vector Clamp(Vector v, Vector low, Vector high) { return _mm512_min_ps(_mm512_max_ps(v, low), high); }
 
 inline Vector Merge(Vector v, Vector from, const int32_t lanes[16], uint32_t mask) {
   return _mm512_mask_permutexvar_ps(v, static_cast<__mmask16>(mask), _mm512_loadu_si512(lanes), from);

@@ -45,8 +45,8 @@ inline Vector Merge(Vector v, Vector from, const int32_t lanes[16], uint32_t mas
     const uint32x4_t chosen = vtstq_u32(vdupq_n_u32(mask), vld1q_u32(first_bits));
     const uint32x4_t index = vmulq_n_u32(vreinterpretq_u32_s32(vld1q_s32(lanes + 4 * i)), 0x04040404u);
     const uint32x4_t bytes = vornq_u32(vaddq_u32(index, vdupq_n_u32(0x03020100u)), chosen);
-    v.part[i] = vreinterpretq_f32_u8(
-        vqtbx4q_u8(vreinterpretq_u8_f32(v.part[i]), table, vreinterpretq_u8_u32(bytes)));
+    v.part[i] =
+        vreinterpretq_f32_u8(vqtbx4q_u8(vreinterpretq_u8_f32(v.part[i]), table, vreinterpretq_u8_u32(bytes)));
   }
   return v;
 }

@@ -64,7 +64,8 @@ struct Encoded {
     std::set<Numbers> filled;  // beginnings of paths that lead to a value
     for (size_t i = 0; i < dense.size(); ++i) {
       const Numbers path = Path(i);
-      for (size_t end = 0; dense[i] != 0 && end <= path.size(); ++end) filled.insert({path.begin(), path.begin() + end});
+      for (size_t end = 0; dense[i] != 0 && end <= path.size(); ++end)
+        filled.insert({path.begin(), path.begin() + end});
     }
     std::vector<Numbers> places = {{}};
     for (size_t level = 0; level < order.size(); ++level) {
@@ -95,7 +96,8 @@ struct Encoded {
     size_t element = 0;
     for (size_t d = 0; d < dims.size(); ++d) {
       int at = path[d] * block[d];
-      for (size_t b = 0; b < blocks.size(); ++b) at += blocks[b] == static_cast<int>(d) ? path[dims.size() + b] : 0;
+      for (size_t b = 0; b < blocks.size(); ++b)
+        at += blocks[b] == static_cast<int>(d) ? path[dims.size() + b] : 0;
       element = element * dims[d] + at;
     }
     return dense[element];
@@ -123,10 +125,13 @@ struct Encoded {
 
   // Changes one number somewhere.
   void Break(Random* random) {
-    const auto change = [&](int* number) { *number = random->Pick({-1, 0, 1, *number + 1, *number - 1, 1 << 30}); };
+    const auto change = [&](int* number) {
+      *number = random->Pick({-1, 0, 1, *number + 1, *number - 1, 1 << 30});
+    };
     const int what = random->Between(0, 4);
     if (what == 0) return change(&order[random->Between(0, static_cast<int>(order.size()) - 1)]);
-    if (what == 1 && !blocks.empty()) return change(&blocks[random->Between(0, static_cast<int>(blocks.size()) - 1)]);
+    if (what == 1 && !blocks.empty())
+      return change(&blocks[random->Between(0, static_cast<int>(blocks.size()) - 1)]);
     if (what == 2) return change(&metadata[random->Between(0, static_cast<int>(metadata.size()) - 1)].dense_size);
     if (what == 3) return values.resize(random->Between(0, static_cast<int>(values.size()) + 3));
     Numbers& array = arrays[random->Between(0, static_cast<int>(arrays.size()) - 1)];

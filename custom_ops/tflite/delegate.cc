@@ -108,7 +108,8 @@ class Delegate {
       context->ReportError(context, "tfcompress: this runtime does not show its graph");
       return kTfLiteError;
     }
-    setting_ = {options_.kernel.empty() ? nullptr : options_.kernel.c_str(), machine_, Threads(*context), options_.force};
+    setting_ = {options_.kernel.empty() ? nullptr : options_.kernel.c_str(), machine_, Threads(*context),
+                options_.force};
     std::vector<Sizes> sizes;
     LeaveOutUnsized(context, &sizes);
     const std::vector<Choice> choices = Plan(UnitsOf(graph_.steps, sizes), VisibleTensors(), setting_);
@@ -124,7 +125,8 @@ class Delegate {
   }
 
   int32_t Threads(const TfLiteContext& context) const {
-    return options_.threads > 0 ? options_.threads : std::min(std::max(1, context.recommended_num_threads), kMostThreads);
+    return options_.threads > 0 ? options_.threads
+                                : std::min(std::max(1, context.recommended_num_threads), kMostThreads);
   }
 
   // Sizes as tensors have them now; they may change later, but what is worth while rarely does.
@@ -172,9 +174,11 @@ class Delegate {
                    choice.tiled_input ? ", input in tiles" : "", choice.tiled_output ? ", output in tiles" : "");
     }
     for (const Refusal& refusal : graph_.refusals) {
-      if (options_.verbosity >= 2) std::fprintf(stderr, "tfcompress: leaves node %d: %s\n", refusal.node, refusal.reason.c_str());
+      if (options_.verbosity >= 2)
+        std::fprintf(stderr, "tfcompress: leaves node %d: %s\n", refusal.node, refusal.reason.c_str());
     }
-    std::fprintf(stderr, "tfcompress: takes %zu of %zu convolutions\n", taken, choices.size() + graph_.refusals.size());
+    std::fprintf(stderr, "tfcompress: takes %zu of %zu convolutions\n", taken,
+                 choices.size() + graph_.refusals.size());
   }
 
   // ------------------------------------------------------------ kernels
@@ -197,7 +201,8 @@ class Delegate {
     return registration;
   }
 
-  static TfLiteStatus Guarded(TfLiteContext* context, TfLiteNode* node, TfLiteStatus (Kernel::*call)(TfLiteContext*)) {
+  static TfLiteStatus Guarded(TfLiteContext* context, TfLiteNode* node,
+                              TfLiteStatus (Kernel::*call)(TfLiteContext*)) {
     if (node->user_data == nullptr) return kTfLiteError;
     try {
       return (static_cast<Kernel*>(node->user_data)->*call)(context);
@@ -254,11 +259,13 @@ TfLiteDelegate* tflite_plugin_create_delegate(char** keys, char** values, size_t
     }
     tfc_machine machine;
     if (!options.machine.empty()) {
-      if (!ReadMachine(options.machine, &machine)) return fail("tfcompress: the option machine has no such numbers");
+      if (!ReadMachine(options.machine, &machine))
+        return fail("tfcompress: the option machine has no such numbers");
     } else {
       const char* kernel = options.kernel.empty() ? nullptr : options.kernel.c_str();
       const auto status = MachineOfThisProcess(kernel, &machine);
-      if (status != TFC_OK) return fail(std::string("tfcompress: kernel ") + options.kernel + ": " + tfc_status_message(status));
+      if (status != TFC_OK)
+        return fail(std::string("tfcompress: kernel ") + options.kernel + ": " + tfc_status_message(status));
     }
     return (new Delegate(options, machine))->get();
   } catch (const std::exception& error) {

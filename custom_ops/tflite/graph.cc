@@ -68,7 +68,8 @@ class Reader {
     for (const int index : graph_.order) {
       TfLiteNode* node = nullptr;
       TfLiteRegistration* registration = nullptr;
-      if (context_->GetNodeAndRegistration(context_, index, &node, &registration) != kTfLiteOk) return kTfLiteError;
+      if (context_->GetNodeAndRegistration(context_, index, &node, &registration) != kTfLiteOk)
+        return kTfLiteError;
       nodes_.push_back({index, node, registration->builtin_code});
       for (int i = 0; i < node->inputs->size; ++i) {
         if (InRange(node->inputs->data[i])) graph_.readers[node->inputs->data[i]].push_back(index);
@@ -189,8 +190,10 @@ class Reader {
     if (const char* problem = ReadBias(node, step)) return problem;
     const int64_t count = int64_t{check.kernel_height} * check.kernel_width * (check.channels / check.groups);
     // Where filters are the last axis already, all is as if there were one.
-    Reorder(entries, made->filters_last ? 1 : check.filters, made->filters_last ? count * check.filters : count, made);
-    const tfc_weights weights = {static_cast<int64_t>(made->indices.size()), made->indices.data(), made->values.data()};
+    Reorder(entries, made->filters_last ? 1 : check.filters, made->filters_last ? count * check.filters : count,
+            made);
+    const tfc_weights weights = {static_cast<int64_t>(made->indices.size()), made->indices.data(),
+                                 made->values.data()};
     return tfc_count_weights(&check, &weights, &made->counts) == TFC_OK ? nullptr : "its weights are not in order";
   }
 
@@ -199,7 +202,8 @@ class Reader {
     bool ours = true;  // whether nothing else reads what these nodes make
     for (auto maker = makers_.find(tensor); maker != makers_.end(); maker = makers_.find(tensor)) {
       const Node& node = nodes_[maker->second];
-      if (node.code != kTfLiteBuiltinDensify && node.code != kTfLiteBuiltinDequantize) return "its weights are computed";
+      if (node.code != kTfLiteBuiltinDensify && node.code != kTfLiteBuiltinDequantize)
+        return "its weights are computed";
       ours = ours && graph_.readers[tensor].size() == 1;
       if (ours) step->nodes.insert(step->nodes.begin(), node.index);
       tensor = node.node->inputs->data[0];
@@ -274,7 +278,8 @@ std::vector<int> DimsOf(const TfLiteTensor& tensor) {
 TfLiteStatus ReadGraph(TfLiteContext* context, Graph* graph) { return Reader(context, graph).Read(); }
 
 tfc_status FindSizes(const Convolution& c, const std::vector<int>& input, Sizes* sizes) {
-  if (input.empty() || std::any_of(input.begin(), input.end(), [](int size) { return size < 0; })) return TFC_BAD_SHAPE;
+  if (input.empty() || std::any_of(input.begin(), input.end(), [](int size) { return size < 0; }))
+    return TFC_BAD_SHAPE;
   tfc_shape* s = &sizes->shape;
   *s = c.shape;
   if (c.flat) {

@@ -14,11 +14,11 @@ namespace tfc::tflite {
 
 // Of a convolution, fixed when the model is read; sizes of maps follow when tensors have theirs.
 struct Convolution {
-  tfc_shape shape;  // without height, width and padding
-  bool same;        // padding
-  bool flat;        // a dense layer: its input is (rows, channels), whatever shape the tensor has
+  tfc_shape shape;    // without height, width and padding
+  bool same;          // padding
+  bool flat;          // a dense layer: its input is (rows, channels), whatever shape the tensor has
   bool filters_last;  // in the weights of the file, as depthwise convolutions have it
-  bool keep_dims;   // whether the output of a dense layer has the dimensions of the input but the last
+  bool keep_dims;     // whether the output of a dense layer has the dimensions of the input but the last
   tfc_activation activation;
   std::vector<int32_t> indices;  // as in `tfc_weights`
   std::vector<float> values, bias;
@@ -28,9 +28,9 @@ struct Convolution {
 // A convolution and the addition that follows it, as nodes and tensors of the graph.
 struct Step {
   Convolution convolution;
-  std::vector<int> nodes;  // all that it stands for
+  std::vector<int> nodes;       // all that it stands for
   int input, output, residual;  // tensors; -1 for none
-  int sum;  // what the residual is added to, or -1
+  int sum;                      // what the residual is added to, or -1
   bool apart;  // whether others read that, so that the addition is a step of its own behind the convolution
 };
 

@@ -56,7 +56,8 @@ TfLiteStatus Kernel::Prepare(TfLiteContext* context) {
   std::vector<Sizes> sizes;
   if (const auto status = Measure(context, &sizes)) return Fail(context, status);
   if (ResizeOutputs(context, sizes) != kTfLiteOk) return kTfLiteError;
-  const bool same = sizes.size() == sizes_.size() && std::equal(sizes.begin(), sizes.end(), sizes_.begin(), SameShape);
+  const bool same =
+      sizes.size() == sizes_.size() && std::equal(sizes.begin(), sizes.end(), sizes_.begin(), SameShape);
   if (same) return kTfLiteOk;
   sizes_.clear();
   if (const auto status = MakePlans(sizes)) return Fail(context, status);
@@ -114,9 +115,8 @@ tfc_status Kernel::MakePlans(const std::vector<Sizes>& sizes) {
     const tfc_options options = {choice.kernel, tiled ? choice.tiles : tfc_tiles{}, choice.tiled_input,
                                  choice.tiled_residual, choice.tiled_output};
     tfc_plan* plan = nullptr;
-    const auto status =
-        tfc_plan_create_with(&sizes[i].shape, &weights, c.bias.data(), steps_[i].apart ? TFC_LINEAR : c.activation,
-                             &options, &plan);
+    const auto status = tfc_plan_create_with(&sizes[i].shape, &weights, c.bias.data(),
+                                             steps_[i].apart ? TFC_LINEAR : c.activation, &options, &plan);
     if (status != TFC_OK) return status;
     plans_.emplace_back(plan);
   }
@@ -144,7 +144,8 @@ void Kernel::PlaceBuffers(const std::vector<Sizes>& sizes) {
     buffer.offset = 0;
     for (const Buffer* other : placed) {
       const bool together = other->first <= buffer.last && buffer.first <= other->last;
-      const bool overlap = other->offset < buffer.offset + buffer.floats && buffer.offset < other->offset + other->floats;
+      const bool overlap =
+          other->offset < buffer.offset + buffer.floats && buffer.offset < other->offset + other->floats;
       if (together && overlap) buffer.offset = other->offset + other->floats;
     }
     end = std::max(end, buffer.offset + buffer.floats);
@@ -153,7 +154,8 @@ void Kernel::PlaceBuffers(const std::vector<Sizes>& sizes) {
                   &buffer);
   }
   if (end > memory_floats_ || memory_ == nullptr) {
-    memory_.reset(static_cast<float*>(std::aligned_alloc(kLine * sizeof(float), std::max(end, kLine) * sizeof(float))));
+    memory_.reset(
+        static_cast<float*>(std::aligned_alloc(kLine * sizeof(float), std::max(end, kLine) * sizeof(float))));
   }
   memory_floats_ = end;
 }
@@ -172,8 +174,9 @@ TfLiteStatus Kernel::Invoke(TfLiteContext* context) {
     const float* residual = step.residual < 0 ? nullptr : Map(context, step.residual);
     float* output = Map(context, step.output);
     float* sum = step.apart ? Map(context, step.sum) : output;
-    const auto status = tfc_plan_run_with(plans_[i].get(), Map(context, step.input), step.apart ? nullptr : residual, sum,
-                                          sizes_[i].images, setting_.threads);
+    const auto status =
+        tfc_plan_run_with(plans_[i].get(), Map(context, step.input), step.apart ? nullptr : residual, sum,
+                          sizes_[i].images, setting_.threads);
     if (status != TFC_OK) return Fail(context, status);
     if (step.apart) Add(sum, residual, Floats(sizes_[i].output), step.convolution.activation, output);
   }

@@ -12,7 +12,7 @@ namespace {
 
 constexpr double kMargin = 1.03;  // by so much a prediction may be wrong and nothing is lost
 constexpr double kNever = std::numeric_limits<double>::infinity();
-constexpr int kCandidates = 6;   // tilings that are tried for maps of one size
+constexpr int kCandidates = 6;    // tilings that are tried for maps of one size
 constexpr int kLargestTile = 16;  // vectors of a tile that any kernel may have
 constexpr tfc_tiles kAnyTiles = {0, 0, 0};
 
@@ -140,8 +140,14 @@ class Planner {
       const Unit& u = units_[unit];
       const bool tiled = best.rows > 0;
       const Way& way = WayOf(unit, inner, best);
-      (*choices)[unit] = {true, way.kernel, way.tiles, tiled && inner[u.input], tiled && u.residual >= 0 && inner[u.residual],
-                          tiled && inner[u.output], way.dense, way.sparse};
+      (*choices)[unit] = {true,
+                          way.kernel,
+                          way.tiles,
+                          tiled && inner[u.input],
+                          tiled && u.residual >= 0 && inner[u.residual],
+                          tiled && inner[u.output],
+                          way.dense,
+                          way.sparse};
     }
     return least;
   }
@@ -199,8 +205,8 @@ class Planner {
     const tfc_status status =
         tfc_predict(&u.shape, &u.counts, &options, &setting_.machine, setting_.threads, &prediction);
     const bool possible = status == TFC_OK;
-    return ways_[unit][key] = {possible ? prediction.dense_seconds : 0, possible ? prediction.sparse_seconds : kNever,
-                               prediction.kernel, prediction.tiles};
+    return ways_[unit][key] = {possible ? prediction.dense_seconds : 0,
+                               possible ? prediction.sparse_seconds : kNever, prediction.kernel, prediction.tiles};
   }
 
   const std::vector<Unit>& units_;
@@ -213,7 +219,8 @@ class Planner {
 
 }  // namespace
 
-std::vector<Choice> Plan(const std::vector<Unit>& units, const std::vector<bool>& visible, const Setting& setting) {
+std::vector<Choice> Plan(const std::vector<Unit>& units, const std::vector<bool>& visible,
+                         const Setting& setting) {
   if (setting.force) return PlanFormats(units, visible, setting);
   return Planner(units, visible, setting).Search();
 }
