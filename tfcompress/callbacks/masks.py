@@ -57,10 +57,14 @@ class UpdateMasks(keras.callbacks.Callback):
                 f"Nothing in '{self.model.name}' is masked, so there is nothing to update. Make the model "
                 "with tfcompress.wrap(model, rule), or call tfcompress.constrain(model, rule)."
             )
-        self._rules = _by_rule(self._masked)
+        self._press(self._masked)
         self._begun = False
         self._asked = 0  # up to this step the rules were asked
         self._idle: float = 0  # batches until they have to be asked again
+
+    def _press(self, masked: list[MaskedWeight]) -> None:
+        """From now on rules update these masks, and leave all others as they are."""
+        self._rules = _by_rule(masked)
 
     def on_epoch_begin(self, epoch: int, logs: Any = None) -> None:
         # Not in on_train_begin, when BackupAndRestore may be yet to come, and the first epoch is not known.

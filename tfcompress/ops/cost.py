@@ -10,11 +10,12 @@ import ctypes
 import functools
 import hashlib
 import json
+import math
 import os
 import pathlib
 import platform
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields
 from typing import Any
 
@@ -22,6 +23,13 @@ import numpy as np
 
 from tfcompress import _native
 
+_POINTWISE: dict[str, Any] = {
+    "kernel_size": (1, 1),
+    "strides": (1, 1),
+    "dilation_rate": (1, 1),
+    "padding": "valid",
+    "groups": 1,
+}
 _STEPS = 14
 _LANES = 16  # filters of a block
 _OK = 0
@@ -47,6 +55,16 @@ class ConvShape:
     def __post_init__(self) -> None:
         if self.padding not in ("same", "valid"):
             raise ValueError(f"padding must be 'same' or 'valid', got {self.padding!r}.")
+
+    @classmethod
+    def of(cls, layer: Any, input_shape: Sequence[int]) -> "ConvShape":
+        """That of a built `Conv2D` or `Dense` on inputs of this shape, of which the batch does not matter.
+
+        A `Dense` on vectors treats them as pixels: those of `(batch, n, channels)` as a row of n.
+        """
+        height, width = input_shape[1:3] if len(input_shape) == 4 else (1, math.prod(input_shape[1:-1]))
+        steps = {name: getattr(layer, name, default) for name, default in _POINTWISE.items()}
+        return cls(height, width, input_shape[-1], layer.kernel.shape[-1], **steps)
 
     @property
     def weights(self) -> int:
@@ -131,20 +149,31 @@ def useful_window(shape: ConvShape, *, threads: int = 1) -> Window | None:
 
     Park et al. bound the fraction x of weights that stay: it is useful between x_lo, below which memory
     traffic takes longer than the multiplications, and x_hi, above which the dense convolution is faster.
-    Here both follow from the prediction, sparse(x) = a + b x: x_hi solves sparse(x) = dense, and
-    x_lo = a / b. The window is from 1 - x_hi to 1 - x_lo.
+    Here both follow from the predicted time of the sparse convolution, t(x): t(x_hi) is that of the dense
+    one, and t(x_lo) = 2 t(0), where half of the time does not depend on weights. The window is from
+    1 - x_hi to 1 - x_lo.
 
     Reference: Park et al., Faster CNNs with Direct Sparse Convolutions and Guided Pruning, ICLR 2017,
     section 3 (eq. 2 and 3).
     """
-    few, many = shape.weights // 20, shape.weights // 5
-    low, high = (predict(shape, weights=count, threads=threads) for count in (few, many))
-    slope = (high.sparse_ms - low.sparse_ms) / (many - few) * shape.weights if many > few else 0.0
-    fixed = low.sparse_ms - slope * few / shape.weights
-    if slope <= 0 or fixed >= low.dense_ms:
-        return None
-    most, least = min(1.0, (low.dense_ms - fixed) / slope), max(0.0, fixed / slope)
-    return Window(1 - most, 1 - least) if least < most else None
+
+    def sparse_ms(weights: int) -> float:
+        return predict(shape, weights=weights, threads=threads).sparse_ms
+
+    dense_ms = predict(shape, weights=0, threads=threads).dense_ms
+    fixed_ms = sparse_ms(0)
+    most = _most_weights(shape, lambda weights: sparse_ms(weights) < dense_ms)
+    least = _most_weights(shape, lambda weights: sparse_ms(weights) < 2 * fixed_ms)
+    return Window(1 - most / shape.weights, 1 - least / shape.weights) if least < most else None
+
+
+def _most_weights(shape: ConvShape, holds: Callable[[int], bool]) -> int:
+    """The largest number of weights for which it holds, as it does for all smaller ones; or 0."""
+    low, high = 0, shape.weights + 1  # holds at low, not at high
+    while high - low > 1:
+        middle = (low + high) // 2
+        low, high = (middle, high) if holds(middle) else (low, middle)
+    return low
 
 
 @functools.cache

@@ -1,7 +1,5 @@
 """Compute convolutions only with the weights that pruning has left."""
 
-import math
-from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -121,26 +119,10 @@ def _slower(layer: Any, maps: list[tuple] | None) -> str:
     kernel = to_numpy(layer.kernel)
     kernel = kernel.reshape(1, 1, *kernel.shape) if kernel.ndim == 2 else kernel
     try:
-        times = [cost.predict(cost.ConvShape(**_window(layer, shape)), kernel) for shape in maps]
+        times = [cost.predict(cost.ConvShape.of(layer, shape), kernel) for shape in maps]
     except (RuntimeError, ValueError) as error:  # no native library, or no shape for it
         return str(error)
     dense_ms, sparse_ms = sum(time.dense_ms for time in times), sum(time.sparse_ms for time in times)
     return (
         "" if sparse_ms < dense_ms else f"{sparse_ms:.3g} ms sparse are no less than {dense_ms:.3g} ms dense"
     )
-
-
-def _window(layer: Any, shape: tuple) -> dict[str, Any]:
-    """The fields of a `ConvShape` for one image; vectors are the pixels of one row."""
-    height, width = shape[1:3] if len(shape) == 4 else (1, math.prod(shape[1:-1]))
-    sizes = {"height": height, "width": width, "channels": shape[-1], "filters": layer.kernel.shape[-1]}
-    return sizes | {name: getattr(layer, name, default) for name, default in _POINTWISE.items()}
-
-
-_POINTWISE: Mapping[str, Any] = {
-    "kernel_size": (1, 1),
-    "strides": (1, 1),
-    "dilation_rate": (1, 1),
-    "padding": "valid",
-    "groups": 1,
-}
