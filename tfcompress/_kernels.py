@@ -100,7 +100,7 @@ def by_layer(model: keras.Model) -> dict[str, list[tuple[keras.Variable, Layout]
         layers = [(path, op) for path, op in _calls.walk(model) if not _calls.wrapped_layers(op)]
         found = {path: kernels(op) for path, op in layers if not _calls.is_functional(op)}
     else:
-        held = list(_all_held(model))
+        held = list(all_held(model))
         names = [layer.name for layer in held]
         found = {
             layer.name if names.count(layer.name) == 1 else layer.path: _own_kernels(layer) for layer in held
@@ -118,7 +118,7 @@ def _own_kernels(layer: keras.Layer) -> list[tuple[keras.Variable, Layout]]:
     return [(weight, layout) for weight, layout in kernels(layer) if id(weight) not in inner]
 
 
-def _all_held(layer: keras.Layer) -> Iterator[keras.Layer]:
+def all_held(layer: keras.Layer) -> Iterator[keras.Layer]:
     """Every layer inside this one, once."""
     seen: set[int] = set()
     waiting = _held(layer)

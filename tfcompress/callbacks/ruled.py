@@ -67,7 +67,7 @@ def ruled_layers(model: keras.Model) -> dict[str, RuledLayer]:
 def _layers(model: keras.Model) -> Iterator[tuple[str, keras.layers.Layer]]:
     """Every layer, and in a functional model its path; outer ones first."""
     if not _calls.is_functional(model):
-        yield from ((layer.name, layer) for layer in _kernels._all_held(model))
+        yield from ((layer.name, layer) for layer in _kernels.all_held(model))
         return
     for path, operation in _calls.walk(model):
         if isinstance(operation, keras.layers.Layer) and not _calls.is_functional(operation):

@@ -63,7 +63,7 @@ def constrain(
         )
     if not model.built or not model.trainable_variables:
         raise ValueError(f"'{model.name}' has no weights yet. Build it, or call it on a batch of data.")
-    adapted = [layer.name for layer in _kernels._all_held(model) if getattr(layer, "lora_enabled", False)]
+    adapted = [layer.name for layer in _kernels.all_held(model) if getattr(layer, "lora_enabled", False)]
     if adapted:
         raise ValueError(
             f"'{adapted[0]}' has LoRA adapters, which no mask hides; save and load the model to merge them."

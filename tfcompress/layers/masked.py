@@ -205,18 +205,18 @@ def is_masked(layer: keras.layers.Layer) -> bool:
 
 def has_adapters(layer: keras.layers.Layer) -> bool:
     """Whether LoRA adds something to a kernel of the layer, or of one inside it."""
-    return any(getattr(part, "lora_enabled", False) for part in (layer, *_kernels._all_held(layer)))
+    return any(getattr(part, "lora_enabled", False) for part in (layer, *_kernels.all_held(layer)))
 
 
 def guard(layer: keras.layers.Layer) -> None:
     """Lets no method replace the kernels of the layer, and of those inside it."""
-    for part in (layer, *_kernels._all_held(layer)):
+    for part in (layer, *_kernels.all_held(layer)):
         for name in _REPLACING:
             object.__setattr__(part, name, functools.partial(_refuse, part.name, name))
 
 
 def unguard(layer: keras.layers.Layer) -> None:
-    for part in (layer, *_kernels._all_held(layer)):
+    for part in (layer, *_kernels.all_held(layer)):
         for name in _REPLACING:
             vars(part).pop(name, None)
 
