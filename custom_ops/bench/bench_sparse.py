@@ -63,7 +63,7 @@ def main() -> None:
         "rounds": OPTIONS.rounds,
         "litert": litert_version(),
     }
-    content["peak_gflops"] = [peak()]
+    content |= {"kernels": ops.kernels(), "peak_gflops": [peak()]}
     if everything or OPTIONS.layers:
         content["layers"] = list(layers())
         content["geometric_means"] = geometric_means(content["layers"])

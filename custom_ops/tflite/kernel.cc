@@ -132,10 +132,13 @@ void Kernel::PlaceBuffers(const std::vector<Sizes>& sizes) {
       if (found != buffers_.end()) found->second.last = i;
     }
     if (Visible(steps_[i].output)) continue;
-    const std::vector<int>& dims = sizes[i].output;
-    const bool tiled = choices_[i].tiled_output;
-    const int64_t floats =
-        tiled ? tfc_tiled_floats(&choices_[i].tiles, dims[1], dims[2], dims[3]) * dims[0] : Floats(dims);
+    int64_t floats = Floats(sizes[i].output);
+    if (choices_[i].tiled_output) {
+      const tfc_shape& shape = sizes[i].shape;
+      int32_t height = 0, width = 0;
+      tfc_output_size(&shape, &height, &width);
+      floats = tfc_tiled_floats(&choices_[i].tiles, height, width, shape.filters) * sizes[i].images;
+    }
     buffers_[steps_[i].output] = {(floats + kLine - 1) / kLine * kLine, i, i, 0};
   }
   int64_t end = 0;

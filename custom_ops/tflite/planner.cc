@@ -83,17 +83,25 @@ class Planner {
     return s.stride_height == 1 && s.stride_width == 1 && Size(s.height, s.width) == sizes_[unit];
   }
 
-  // By map: whether a unit makes it, only units use it, and all of them can take it in tiles.
+  // By map: whether a unit makes it, only units use it, and all of them can take it in tiles. A dense layer sees
+  // a map as one row of pixels, which is not how a convolution has made it.
   std::vector<bool> Inner(const std::vector<bool>& taken) const {
-    std::vector<bool> made(visible_.size(), false), inner(visible_.size());
+    std::vector<int> maker(visible_.size(), -1);
+    std::vector<bool> inner(visible_.size());
     for (size_t map = 0; map < visible_.size(); ++map) inner[map] = !visible_[map];
     for (size_t unit = 0; unit < units_.size(); ++unit) {
-      if (taken[unit]) made[units_[unit].output] = true;
-      if (!taken[unit] || !TakesTiles(unit)) inner[units_[unit].input] = false;
-      if (!taken[unit] && units_[unit].residual >= 0) inner[units_[unit].residual] = false;
+      const Unit& u = units_[unit];
+      if (!taken[unit] || !TakesTiles(unit) || !MadeLike(maker[u.input], unit)) inner[u.input] = false;
+      if (u.residual >= 0 && (!taken[unit] || !MadeLike(maker[u.residual], unit))) inner[u.residual] = false;
+      if (taken[unit]) maker[u.output] = static_cast<int>(unit);
     }
-    for (size_t map = 0; map < visible_.size(); ++map) inner[map] = inner[map] && made[map];
+    for (size_t map = 0; map < visible_.size(); ++map) inner[map] = inner[map] && maker[map] >= 0;
     return inner;
+  }
+
+  // Whether the maps that both units make are of one size.
+  bool MadeLike(int maker, size_t unit) const {
+    return maker >= 0 && sizes_[maker] == sizes_[unit] && units_[maker].images == units_[unit].images;
   }
 
   // By unit: the first of those that such maps join it with.

@@ -40,6 +40,10 @@ def test_dense_time_is_that_of_the_multiply_adds_at_95_percent():
     assert cost.predict(SHAPE, weights=0).dense_ms == pytest.approx(1000 * macs / (0.95 * 1e11))
 
 
+def test_kernels_end_with_those_that_every_processor_has():
+    assert cost.kernels()[-2:] == ["lanes_portable", "blocks_portable"]
+
+
 def test_threads_share_the_work():
     one, two = (cost.predict(SHAPE, weights=1000, threads=threads) for threads in (1, 2))
     assert two.dense_ms == pytest.approx(one.dense_ms / 2)

@@ -198,6 +198,21 @@ def measure_machine() -> Machine:
     return machine
 
 
+def kernels() -> list[str]:
+    """Returns the names of the native kernels that this processor can run, best first.
+
+    `"lanes_..."` leave out any weights, `"blocks_..."` blocks of 16 filters; the rest of the name tells the
+    instructions they need.
+
+    Raises:
+        RuntimeError: the native core was not built.
+    """
+    core, found = _core(), []
+    while name := core.tfc_kernel_name(len(found)):
+        found.append(name.decode())
+    return [name for index, name in enumerate(found) if core.tfc_kernel_supported(index)]
+
+
 # ------------------------------------------------------------------ the C interface, custom_ops/core
 
 
@@ -276,7 +291,7 @@ def _core() -> ctypes.CDLL:
     core.tfc_predict.argtypes = [pointer, pointer, pointer, pointer, number, pointer]
     core.tfc_count_weights.argtypes = [pointer, pointer, pointer]
     core.tfc_measure_machine.argtypes = [ctypes.c_char_p, pointer]
-    core.tfc_status_message.restype = ctypes.c_char_p
+    core.tfc_status_message.restype = core.tfc_kernel_name.restype = ctypes.c_char_p
     return core
 
 
