@@ -207,7 +207,8 @@ def kernels() -> list[str]:
     Raises:
         RuntimeError: the native core was not built.
     """
-    core, found = _core(), []
+    core = _core()
+    found: list[str] = []
     while name := core.tfc_kernel_name(len(found)):
         found.append(name.decode())
     return [name for index, name in enumerate(found) if core.tfc_kernel_supported(index)]
