@@ -127,6 +127,7 @@ def test_settings_reach_the_process(measured, file):
     assert measured[0] == {
         "runtime": "litert",
         "paths": [str(file)],
+        "delegates": [None],
         "threads": 3,
         "batch": 2,
         "repeats": 4,
