@@ -88,7 +88,7 @@ TFC_EXPORT tfc_status tfc_output_size(const tfc_shape* shape, int32_t* out_heigh
 
 /* weights: those that stay, copied.
  * bias:    (filters,) or NULL.
- * kernel:  a name from `tfc_kernel_name`, or NULL for the best that this processor has. */
+ * kernel:  a name from `tfc_kernel_name`, or NULL for what seems fastest for these weights. */
 TFC_EXPORT tfc_status tfc_plan_create(const tfc_shape* shape, const tfc_weights* weights, const float* bias,
                                       tfc_activation activation, const char* kernel, tfc_plan** plan);
 

@@ -121,7 +121,9 @@ class Delegate {
     nodes[0] = static_cast<int>(nodes.size()) - 1;
     if (nodes[0] == 0) return kTfLiteOk;
     const auto* array = reinterpret_cast<const TfLiteIntArray*>(nodes.data());
-    return context->ReplaceNodeSubsetsWithDelegateKernels(context, Registration(), array, &delegate_);
+    const auto status = context->ReplaceNodeSubsetsWithDelegateKernels(context, Registration(), array, &delegate_);
+    graph_ = {};  // kernels have what they need of its weights
+    return status;
   }
 
   int32_t Threads(const TfLiteContext& context) const {
