@@ -13,49 +13,60 @@ inline void StoreSome(float* to, int32_t count, Vector v) {
   for (int32_t i = 0; i < count; ++i) to[i] = lanes[i];
 }
 
+// One block of filters: all of it, or only its first `tail`.
+template <int rows, int columns, bool full>
+void RunBlock(const BlockJob& job, ptrdiff_t filter, int32_t count, const int32_t* offsets, const float* values) {
+  Vector sum[rows][columns];
+  const Vector bias = job.bias != nullptr ? Load(job.bias + filter) : Fill(0.0f);
+  for (int r = 0; r < rows; ++r) {
+    for (int c = 0; c < columns; ++c) sum[r][c] = bias;
+  }
+  if (job.begin != nullptr) {
+    const float* begin = job.begin + filter;
+    for (int r = 0; r < rows; ++r) {
+      for (int c = 0; c < columns; ++c) {
+        const float* from = begin + r * job.output_row + c * job.output_column;
+        sum[r][c] = Add(sum[r][c], full ? Load(from) : LoadSome(from, job.tail));
+      }
+    }
+  }
+  for (int32_t i = 0; i < count; ++i) {
+    const Vector value = Load(values + static_cast<ptrdiff_t>(i) * kLanes);
+    const float* row = job.input + offsets[i];
+    for (int r = 0; r < rows; ++r, row += job.input_row) {
+      for (int c = 0; c < columns; ++c) {
+        sum[r][c] = MultiplyAdd(value, Fill(row[c * job.input_column]), sum[r][c]);
+      }
+    }
+  }
+  if (job.last) {
+    const Vector low = Fill(job.low), high = Fill(job.high);
+    for (int r = 0; r < rows; ++r) {
+      for (int c = 0; c < columns; ++c) sum[r][c] = Clamp(sum[r][c], low, high);
+    }
+  }
+  float* output = job.output + filter;
+  for (int r = 0; r < rows; ++r) {
+    for (int c = 0; c < columns; ++c) {
+      float* to = output + r * job.output_row + c * job.output_column;
+      if (full) {
+        Store(to, sum[r][c]);
+      } else {
+        StoreSome(to, job.tail, sum[r][c]);
+      }
+    }
+  }
+}
+
 template <int rows, int columns>
 void RunBlocks(const BlockJob& job) {
   const int32_t* offsets = job.offsets;
   const float* values = job.values;
   for (int32_t b = 0; b < job.blocks; ++b) {
     const bool full = b + 1 < job.blocks || job.tail == kLanes;
-    const ptrdiff_t filter = static_cast<ptrdiff_t>(b) * kLanes;
-    Vector sum[rows][columns];
-    const Vector bias = job.bias != nullptr ? Load(job.bias + filter) : Fill(0.0f);
-    for (int r = 0; r < rows; ++r) {
-      for (int c = 0; c < columns; ++c) sum[r][c] = bias;
-    }
-    if (job.begin != nullptr) {
-      for (int r = 0; r < rows; ++r) {
-        for (int c = 0; c < columns; ++c) {
-          const float* from = job.begin + filter + r * job.output_row + c * job.output_column;
-          sum[r][c] = Add(sum[r][c], full ? Load(from) : LoadSome(from, job.tail));
-        }
-      }
-    }
-    const int32_t count = job.counts[b];
-    for (int32_t i = 0; i < count; ++i) {
-      const Vector value = Load(values + static_cast<ptrdiff_t>(i) * kLanes);
-      const float* row = job.input + offsets[i];
-      for (int r = 0; r < rows; ++r, row += job.input_row) {
-        for (int c = 0; c < columns; ++c) {
-          sum[r][c] = MultiplyAdd(value, Fill(row[c * job.input_column]), sum[r][c]);
-        }
-      }
-    }
-    offsets += count;
-    values += static_cast<ptrdiff_t>(count) * kLanes;
-    const Vector low = Fill(job.low), high = Fill(job.high);
-    for (int r = 0; r < rows; ++r) {
-      for (int c = 0; c < columns; ++c) {
-        float* to = job.output + filter + r * job.output_row + c * job.output_column;
-        const Vector made = job.last ? Clamp(sum[r][c], low, high) : sum[r][c];
-        if (full) {
-          Store(to, made);
-        } else {
-          StoreSome(to, job.tail, made);
-        }
-      }
-    }
+    const auto run = full ? RunBlock<rows, columns, true> : RunBlock<rows, columns, false>;
+    run(job, static_cast<ptrdiff_t>(b) * kLanes, job.counts[b], offsets, values);
+    offsets += job.counts[b];
+    values += static_cast<ptrdiff_t>(job.counts[b]) * kLanes;
   }
 }

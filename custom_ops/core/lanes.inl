@@ -6,8 +6,8 @@
 //   Vector MultiplyAdd(Vector a, Vector b, Vector c)  a * b + c
 //   Vector Clamp(Vector, Vector low, Vector high);
 //   void Transpose(Vector rows[16]);
-//   Vector Merge(Vector v, Vector from, const int32_t lanes[16], uint32_t mask);
-//                                           v, but in the lanes of the mask from[lanes[i]]
+//   struct Choice;  Choice Choose(const int32_t lanes[16], uint32_t mask);
+//   Vector Merge(Vector v, Vector from, Choice)       v, but in the lanes of the mask from[lanes[i]]
 //
 //   constexpr int kRegisters;                     vectors of sums that fit in registers
 //
@@ -27,6 +27,10 @@ void RunTile(const TileJob& job) {
     for (int v = 0; v < kVectors; ++v) sum[v] = bias;
     if (job.begin != nullptr) {
       for (int v = 0; v < kVectors; ++v) sum[v] = Add(sum[v], Load(job.begin + place + v * kLanes));
+    }
+    if (job.begin != nullptr && f + 1 < job.filters) {  // what the next filter begins with comes nearer meanwhile
+      const float* next = job.begin + static_cast<ptrdiff_t>(job.slots[f + 1]) * (kVectors * kLanes);
+      for (int v = 0; v < kVectors; ++v) __builtin_prefetch(next + v * kLanes);
     }
     const int32_t count = job.counts[f];
     for (int32_t i = 0; i < count; ++i) {
@@ -75,22 +79,36 @@ void Pack(const PackJob& job) {
   }
 }
 
+// One position, of all channels.
+template <int parts>
+void GatherPosition(const GatherJob& job, const Move& move, float* to) {
+  Choice choices[parts + 1];
+  const float* from[parts + 1];
+  for (int p = 0; p < parts; ++p) {
+    choices[p] = Choose(move.lanes, move.parts[p].mask);
+    from[p] = move.parts[p].from + job.first_channel * job.from_floats;
+  }
+  for (int32_t channel = 0; channel < job.channels; ++channel, to += job.plane_floats) {
+    const ptrdiff_t offset = channel * job.from_floats;
+    Vector v = Fill(0.0f);
+    for (int p = 0; p < parts; ++p) v = Merge(v, Load(from[p] + offset), choices[p]);
+    Store(to, v);
+  }
+}
+
+void CopyPosition(const GatherJob& job, const Move& move, float* to) {
+  const float* from = move.parts[0].from + job.first_channel * job.from_floats;
+  for (int32_t channel = 0; channel < job.channels; ++channel, from += job.from_floats, to += job.plane_floats) {
+    Store(to, Load(from));
+  }
+}
+
 void Gather(const GatherJob& job) {
-  for (int32_t channel = 0; channel < job.channels; ++channel) {
-    const ptrdiff_t offset = (job.first_channel + channel) * job.from_floats;
-    float* to = job.to + channel * job.plane_floats;
-    for (int32_t position = 0; position < job.positions; ++position, to += kLanes) {
-      const Move& move = job.moves[position];
-      if (move.lanes == nullptr) {
-        Store(to, Load(move.parts[0].from + offset));
-        continue;
-      }
-      Vector v = Fill(0.0f);
-      for (int32_t p = 0; p < move.count; ++p) {
-        v = Merge(v, Load(move.parts[p].from + offset), move.lanes, move.parts[p].mask);
-      }
-      Store(to, v);
-    }
+  constexpr decltype(&CopyPosition) kByParts[] = {GatherPosition<0>, GatherPosition<1>, GatherPosition<2>,
+                                                  GatherPosition<3>, GatherPosition<4>};
+  for (int32_t position = 0; position < job.positions; ++position) {
+    const Move& move = job.moves[position];
+    (move.lanes == nullptr ? CopyPosition : kByParts[move.count])(job, move, job.to + position * kLanes);
   }
 }
 

@@ -75,7 +75,7 @@ enum Cost {
 using Costs = std::array<double, kCosts>;
 
 // Cycles, roughly; only their proportions matter for the choice of a tiling.
-constexpr Costs kTypical = {500, 10, 2, 1, 0.5, 3.5, 2, 2, 3.5, 15, 2, 2, 0.55, 1.5};
+constexpr Costs kTypical = {500, 10, 2.5, 1, 0.5, 3.5, 2, 2, 3.5, 15, 2, 2, 0.55, 1.5};
 
 // So much of a processor's caches is filled.
 struct CacheBytes {

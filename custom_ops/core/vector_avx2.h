@@ -32,20 +32,33 @@ inline Vector Clamp(Vector v, Vector low, Vector high) {
           _mm256_min_ps(_mm256_max_ps(v.high, low.high), high.high)};
 }
 
-// Half of a merge: eight lanes, whose sources may lie in either half.
-inline __m256 MergeHalf(__m256 v, Vector from, const int32_t lanes[8], uint32_t mask) {
+// Eight lanes, whose sources may lie in either half.
+struct HalfChoice {
+  __m256i lanes;
+  __m256 in_high, chosen;  // by sign
+};
+inline HalfChoice ChooseHalf(const int32_t lanes[8], uint32_t mask) {
   const __m256i index = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(lanes));
-  const __m256 in_high = _mm256_castsi256_ps(_mm256_slli_epi32(index, 28));  // bit 3 to the sign
-  const __m256 taken = _mm256_blendv_ps(_mm256_permutevar8x32_ps(from.low, index),
-                                        _mm256_permutevar8x32_ps(from.high, index), in_high);
   const __m256i bits = _mm256_setr_epi32(1, 2, 4, 8, 16, 32, 64, 128);
   const __m256i chosen =
       _mm256_cmpeq_epi32(_mm256_and_si256(_mm256_set1_epi32(static_cast<int>(mask)), bits), bits);
-  return _mm256_blendv_ps(v, taken, _mm256_castsi256_ps(chosen));
+  return {index, _mm256_castsi256_ps(_mm256_slli_epi32(index, 28)),  // bit 3 to the sign
+          _mm256_castsi256_ps(chosen)};
+}
+inline __m256 MergeHalf(__m256 v, Vector from, const HalfChoice& choice) {
+  const __m256 taken = _mm256_blendv_ps(_mm256_permutevar8x32_ps(from.low, choice.lanes),
+                                        _mm256_permutevar8x32_ps(from.high, choice.lanes), choice.in_high);
+  return _mm256_blendv_ps(v, taken, choice.chosen);
 }
 
-inline Vector Merge(Vector v, Vector from, const int32_t lanes[16], uint32_t mask) {
-  return {MergeHalf(v.low, from, lanes, mask), MergeHalf(v.high, from, lanes + 8, mask >> 8)};
+struct Choice {
+  HalfChoice low, high;
+};
+inline Choice Choose(const int32_t lanes[16], uint32_t mask) {
+  return {ChooseHalf(lanes, mask), ChooseHalf(lanes + 8, mask >> 8)};
+}
+inline Vector Merge(Vector v, Vector from, const Choice& choice) {
+  return {MergeHalf(v.low, from, choice.low), MergeHalf(v.high, from, choice.high)};
 }
 
 inline void Transpose8(__m256 r[8]) {

@@ -18,8 +18,15 @@ inline Vector Add(Vector a, Vector b) { return _mm512_add_ps(a, b); }
 inline Vector MultiplyAdd(Vector a, Vector b, Vector c) { return _mm512_fmadd_ps(a, b, c); }
 inline Vector Clamp(Vector v, Vector low, Vector high) { return _mm512_min_ps(_mm512_max_ps(v, low), high); }
 
-inline Vector Merge(Vector v, Vector from, const int32_t lanes[16], uint32_t mask) {
-  return _mm512_mask_permutexvar_ps(v, static_cast<__mmask16>(mask), _mm512_loadu_si512(lanes), from);
+struct Choice {
+  __m512i lanes;
+  __mmask16 mask;
+};
+inline Choice Choose(const int32_t lanes[16], uint32_t mask) {
+  return {_mm512_loadu_si512(lanes), static_cast<__mmask16>(mask)};
+}
+inline Vector Merge(Vector v, Vector from, const Choice& choice) {
+  return _mm512_mask_permutexvar_ps(v, choice.mask, choice.lanes, from);
 }
 
 inline void Transpose(Vector r[16]) {

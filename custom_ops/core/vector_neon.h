@@ -36,17 +36,26 @@ inline Vector Clamp(Vector v, Vector low, Vector high) {
   return v;
 }
 
-// A table lookup by bytes, which leaves alone what its indices, 255 here, do not find.
-inline Vector Merge(Vector v, Vector from, const int32_t lanes[16], uint32_t mask) {
+// Indices of bytes; 255 for those that stay.
+struct Choice {
+  uint8x16_t bytes[4];
+};
+inline Choice Choose(const int32_t lanes[16], uint32_t mask) {
+  Choice choice;
+  for (int i = 0; i < 4; ++i) {
+    const uint32_t bits[] = {1u << (4 * i), 2u << (4 * i), 4u << (4 * i), 8u << (4 * i)};
+    const uint32x4_t chosen = vtstq_u32(vdupq_n_u32(mask), vld1q_u32(bits));
+    const uint32x4_t index = vmulq_n_u32(vreinterpretq_u32_s32(vld1q_s32(lanes + 4 * i)), 0x04040404u);
+    choice.bytes[i] = vreinterpretq_u8_u32(vornq_u32(vaddq_u32(index, vdupq_n_u32(0x03020100u)), chosen));
+  }
+  return choice;
+}
+// A table lookup by bytes, which leaves alone what its indices do not find.
+inline Vector Merge(Vector v, Vector from, const Choice& choice) {
   const uint8x16x4_t table = {{vreinterpretq_u8_f32(from.part[0]), vreinterpretq_u8_f32(from.part[1]),
                                vreinterpretq_u8_f32(from.part[2]), vreinterpretq_u8_f32(from.part[3])}};
   for (int i = 0; i < 4; ++i) {
-    const uint32_t first_bits[] = {1u << (4 * i), 2u << (4 * i), 4u << (4 * i), 8u << (4 * i)};
-    const uint32x4_t chosen = vtstq_u32(vdupq_n_u32(mask), vld1q_u32(first_bits));
-    const uint32x4_t index = vmulq_n_u32(vreinterpretq_u32_s32(vld1q_s32(lanes + 4 * i)), 0x04040404u);
-    const uint32x4_t bytes = vornq_u32(vaddq_u32(index, vdupq_n_u32(0x03020100u)), chosen);
-    v.part[i] =
-        vreinterpretq_f32_u8(vqtbx4q_u8(vreinterpretq_u8_f32(v.part[i]), table, vreinterpretq_u8_u32(bytes)));
+    v.part[i] = vreinterpretq_f32_u8(vqtbx4q_u8(vreinterpretq_u8_f32(v.part[i]), table, choice.bytes[i]));
   }
   return v;
 }

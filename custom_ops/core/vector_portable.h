@@ -38,9 +38,14 @@ inline Vector Clamp(Vector v, const Vector& low, const Vector& high) {
   }
   return v;
 }
-inline Vector Merge(Vector v, const Vector& from, const int32_t lanes[16], uint32_t mask) {
+struct Choice {
+  const int32_t* lanes;
+  uint32_t mask;
+};
+inline Choice Choose(const int32_t lanes[16], uint32_t mask) { return {lanes, mask}; }
+inline Vector Merge(Vector v, const Vector& from, const Choice& choice) {
   for (int i = 0; i < kLanes; ++i) {
-    if (mask >> i & 1) v.lane[i] = from.lane[lanes[i]];
+    if (choice.mask >> i & 1) v.lane[i] = from.lane[choice.lanes[i]];
   }
   return v;
 }
