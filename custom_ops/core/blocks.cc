@@ -101,6 +101,7 @@ Costs BlockCounts(const BlockTiling& t, const tfc_shape& s, OutputSize size, con
   counts[kBlockSum] = counts[kBlock] * pixels;
   counts[kEntry] = tiles * entries;
   counts[kEntryVector] = counts[kEntry] * pixels;
+  AddBytes(entries * (sizeof(int32_t) + kLanes * sizeof(float)), &counts);
   if (t.copies) counts[kCopied] = double(t.bands) * RowsRead(s, t.band_rows) * t.width * s.channels / kLanes;
   return counts;
 }

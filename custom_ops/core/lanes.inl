@@ -9,22 +9,35 @@
 //   struct Choice;  Choice Choose(const int32_t lanes[16], uint32_t mask);
 //   Vector Merge(Vector v, Vector from, Choice)       v, but in the lanes of the mask from[lanes[i]]
 //
+//   constexpr int kParts;                         registers that a vector takes
 //   constexpr int kRegisters;                     vectors of sums that fit in registers
 //
 // in an unnamed namespace, which includes this file.
 
+// A multiply-add waits for the one before it in the same sum, and a processor does so many in that time: with
+// fewer sums there are several of each, for weights in turn.
+constexpr int Chains(int vectors) {
+  constexpr int kInFlight = 8, kMost = 4;
+  const int chains = kInFlight / (vectors * kParts);
+  return chains < 1 ? 1 : chains > kMost ? kMost : chains;
+}
+
 template <int rows, int columns>
 void RunTile(const TileJob& job) {
-  constexpr int kVectors = rows * columns;
+  constexpr int kVectors = rows * columns, kChains = Chains(kVectors);
   const char* at[rows];
   for (int r = 0; r < rows; ++r) at[r] = reinterpret_cast<const char*>(job.input) + r * job.row_bytes;
   const uint16_t* lines = job.lines;
   const float* values = job.values;
   for (int32_t f = 0; f < job.filters; ++f) {
     const ptrdiff_t place = static_cast<ptrdiff_t>(job.slots[f]) * (kVectors * kLanes);
-    Vector sum[kVectors];
+    Vector sums[kChains][kVectors];
+    Vector* const sum = sums[0];
     const Vector bias = Fill(job.bias != nullptr ? job.bias[job.slots[f]] : 0.0f);
-    for (int v = 0; v < kVectors; ++v) sum[v] = bias;
+    for (int v = 0; v < kVectors; ++v) {
+      sum[v] = bias;
+      for (int chain = 1; chain < kChains; ++chain) sums[chain][v] = Fill(0.0f);
+    }
     if (job.begin != nullptr) {
       for (int v = 0; v < kVectors; ++v) sum[v] = Add(sum[v], Load(job.begin + place + v * kLanes));
     }
@@ -33,15 +46,23 @@ void RunTile(const TileJob& job) {
       for (int v = 0; v < kVectors; ++v) __builtin_prefetch(next + v * kLanes);
     }
     const int32_t count = job.counts[f];
-    for (int32_t i = 0; i < count; ++i) {
+    const auto add = [&](int32_t i, Vector* to) {
       const ptrdiff_t offset = static_cast<ptrdiff_t>(lines[i]) * 64;
       const Vector value = Fill(values[i]);
       for (int r = 0; r < rows; ++r) {
         const float* row = reinterpret_cast<const float*>(at[r] + offset);
         for (int c = 0; c < columns; ++c) {
-          sum[r * columns + c] = MultiplyAdd(value, Load(row + c * kLanes), sum[r * columns + c]);
+          to[r * columns + c] = MultiplyAdd(value, Load(row + c * kLanes), to[r * columns + c]);
         }
       }
+    };
+    int32_t i = 0;
+    for (; i + kChains <= count; i += kChains) {
+      for (int chain = 0; chain < kChains; ++chain) add(i + chain, sums[chain]);
+    }
+    for (; i < count; ++i) add(i, sum);
+    for (int chain = 1; chain < kChains; ++chain) {
+      for (int v = 0; v < kVectors; ++v) sum[v] = Add(sum[v], sums[chain][v]);
     }
     lines += count;
     values += count;

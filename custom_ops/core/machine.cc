@@ -42,6 +42,17 @@ double DenseSpeed(const Kernel& kernel) {
   return double{kTimes} * kernel.registers * kLanes / seconds;
 }
 
+// Of so much memory that is read from one end to the other.
+double SecondsPerByte(int64_t bytes) {
+  const std::vector<float> memory(bytes / sizeof(float), 1.0f);
+  constexpr size_t kLine = 16;  // one float of each is read: the rest of its line comes with it
+  volatile float sink = 0;
+  const double seconds = Fastest([&] {
+    for (size_t i = 0; i < memory.size(); i += kLine) sink = memory[i];
+  });
+  return seconds / static_cast<double>(bytes);
+}
+
 // ---------------------------------------------------------------- the plans that are timed
 
 struct Trial {
@@ -132,7 +143,7 @@ Costs Fit(const std::vector<Sample>& samples) {
   Costs each{};
   std::vector<double> errors(samples.size(), -1.0);  // (predicted - measured) / measured
   for (int round = 0; round < kRounds; ++round) {
-    for (int kind = 0; kind < kCosts; ++kind) {
+    for (int kind = 0; kind < kNearByte; ++kind) {
       double slope = 0, curvature = 0;
       for (size_t i = 0; i < samples.size(); ++i) {
         const double share = samples[i].counts[kind] / samples[i].seconds;
@@ -152,22 +163,25 @@ Costs Fit(const std::vector<Sample>& samples) {
 
 // ---------------------------------------------------------------- predictions
 
-// Dense kernels take tiles of pixels by filters, and pay for those that are not full. Those of depthwise
-// convolutions take channels, and load two vectors for each that they multiply.
-double DenseSeconds(const tfc_shape& s, OutputSize size, const tfc_machine& machine, int32_t threads) {
+// Dense kernels take tiles of pixels by filters, and pay for those that are not full; with few pixels they wait
+// for weights. Those of depthwise convolutions take channels, and load two vectors for each that they multiply.
+double DenseSeconds(const tfc_shape& s, OutputSize size, double speed, const Costs& each, int32_t threads) {
   constexpr double kShare = 0.95, kDepthwiseShare = 0.5;  // of what the processor can do, XNNPACK reaches
   constexpr int64_t kPixels = 7, kFilters = 16;
   if (s.groups == s.channels && s.groups > 1) {
     const double taps = double(s.kernel_height) * s.kernel_width * size.height * size.width;
-    return taps * s.filters / (kDepthwiseShare * machine.dense * threads);
+    return taps * s.filters / (kDepthwiseShare * speed * threads);
   }
   const auto filled = [](int64_t count, int64_t tile) {
     return static_cast<double>((count + tile - 1) / tile * tile);
   };
+  const int64_t pixels = int64_t{size.height} * size.width;
   const double outputs =
-      filled(int64_t{size.height} * size.width, kPixels) * filled(s.filters / s.groups, kFilters) * s.groups;
+      filled(pixels, std::min(pixels, kPixels)) * filled(s.filters / s.groups, kFilters) * s.groups;
   const double taps = double(s.kernel_height) * s.kernel_width * (s.channels / s.groups);
-  return outputs * taps / (kShare * machine.dense * threads);
+  Costs counts{};
+  AddBytes(taps * s.filters * sizeof(float), &counts);
+  return std::max(outputs * taps / (kShare * speed), Total(counts, each)) / threads;
 }
 
 // Threads share regions; where there are fewer than threads, some have nothing to do.
@@ -195,7 +209,9 @@ tfc_status tfc_measure_machine(const char* kernel, tfc_machine* machine) {
       }
     }
     machine->dense = tfc::DenseSpeed(*kernels.front());
-    const tfc::Costs each = tfc::Fit(samples);
+    tfc::Costs each = tfc::Fit(samples);
+    each[tfc::kNearByte] = tfc::SecondsPerByte(tfc::kFarBytes / 4);
+    each[tfc::kFarByte] = tfc::SecondsPerByte(tfc::kFarBytes * 2);
     std::copy(each.begin(), each.end(), machine->steps);
     return TFC_OK;
   } catch (const std::bad_alloc&) {
@@ -215,7 +231,7 @@ tfc_status tfc_predict(const tfc_shape* shape, const tfc_weight_counts* counts, 
     std::copy(std::begin(machine->steps), std::end(machine->steps), each.begin());
     tfc::Outline outline;
     if (const auto status = tfc::MakeOutline(*shape, *counts, *options, each, &outline)) return status;
-    prediction->dense_seconds = tfc::DenseSeconds(*shape, size, *machine, threads);
+    prediction->dense_seconds = tfc::DenseSeconds(*shape, size, machine->dense, each, threads);
     prediction->sparse_seconds = tfc::SparseSeconds(outline, each, threads);
     prediction->kernel = outline.kernel->name;
     prediction->tiles = {};

@@ -21,6 +21,7 @@ CacheBytes ReadCacheBytes() {
   const long first = sysconf(_SC_LEVEL1_DCACHE_SIZE), second = sysconf(_SC_LEVEL2_CACHE_SIZE);
   if (first >= 16 * 1024) bytes.block = static_cast<int32_t>(std::min(first, kLargest) / 6 * 5);
   if (second >= 128 * 1024) bytes.sums = static_cast<int32_t>(std::min(second, kLargest) / 8 * 3);
+  if (second >= 128 * 1024) bytes.near = std::min(second, kLargest);
 #endif
   return bytes;
 }
@@ -85,6 +86,11 @@ Axis MakeAxis(int32_t outputs, int32_t taps, int32_t stride, int32_t dilation) {
   return axis;
 }
 
+void AddBytes(double bytes, Costs* counts) {
+  if (bytes <= static_cast<double>(Caches().near)) return;
+  (*counts)[bytes <= kFarBytes ? kNearByte : kFarByte] += bytes;
+}
+
 Costs Counts(const Tiling& t, const tfc_shape& shape, const Work& work) {
   const double vectors = t.Vectors(), filters = shape.filters, weights = static_cast<double>(work.weights);
   const double blocks = CeilDiv(std::max(work.channels, 1), t.block_channels);
@@ -99,6 +105,7 @@ Costs Counts(const Tiling& t, const tfc_shape& shape, const Work& work) {
   counts[work.in_place ? kTouched : work.tiled.input ? kGathered : kPacked] = planes;
   if (!work.tiled.output) counts[kUnpacked] = filters * vectors;
   for (double& count : counts) count *= t.Regions();
+  AddBytes(weights * (sizeof(uint16_t) + sizeof(float)), &counts);  // once: they stay from region to region
   return counts;
 }
 

@@ -70,21 +70,29 @@ enum Cost {
   kEntry,        // fetch a block of weights and where it applies
   kEntryVector,  // multiply and add a vector
   kCopied,       // copy a vector
+  // Of either:
+  kNearByte,  // bring a byte of the weights from a cache that all cores share
+  kFarByte,   // or from memory
   kCosts
 };
 using Costs = std::array<double, kCosts>;
 
 // Cycles, roughly; only their proportions matter for the choice of a tiling.
-constexpr Costs kTypical = {500, 10, 2.5, 1, 0.5, 3.5, 2, 2, 3.5, 15, 2, 2, 0.55, 1.5};
+constexpr Costs kTypical = {500, 10, 2.5, 1, 0.5, 3.5, 2, 2, 3.5, 15, 2, 2, 0.55, 1.5, 0.12, 0.25};
 
 // So much of a processor's caches is filled.
 struct CacheBytes {
   int32_t block = 26 * 1024;  // of the first level, where nothing is known of it
   int32_t sums = 96 * 1024;   // of the second level
+  int64_t near = 256 * 1024;  // weights beyond this come from further away than the second level
 };
 const CacheBytes& Caches();
 
 Costs Counts(const Tiling& tiling, const tfc_shape& shape, const Work& work);
+
+constexpr int64_t kFarBytes = 32 << 20;      // weights beyond this come from memory
+void AddBytes(double bytes, Costs* counts);  // so many of weights, all of them once
+
 double Total(const Costs& counts, const Costs& each);
 
 // The one that seems fastest; `tile.run` is NULL if none can be addressed.

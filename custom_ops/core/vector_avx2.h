@@ -13,6 +13,7 @@ namespace {
 struct Vector {
   __m256 low, high;
 };
+constexpr int kParts = 2;
 
 inline Vector Load(const float* from) { return {_mm256_loadu_ps(from), _mm256_loadu_ps(from + 8)}; }
 inline void Store(float* to, Vector v) {

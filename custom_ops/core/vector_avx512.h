@@ -10,6 +10,7 @@ namespace tfc {
 namespace {
 
 using Vector = __m512;
+constexpr int kParts = 1;
 
 inline Vector Load(const float* from) { return _mm512_loadu_ps(from); }
 inline void Store(float* to, Vector v) { _mm512_storeu_ps(to, v); }

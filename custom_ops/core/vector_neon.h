@@ -12,6 +12,7 @@ namespace {
 struct Vector {
   float32x4_t part[4];
 };
+constexpr int kParts = 4;
 
 inline Vector Load(const float* from) {
   return {{vld1q_f32(from), vld1q_f32(from + 4), vld1q_f32(from + 8), vld1q_f32(from + 12)}};

@@ -10,6 +10,7 @@ namespace {
 struct Vector {
   float lane[kLanes];
 };
+constexpr int kParts = 4;  // with the registers of most
 
 inline Vector Load(const float* from) {
   Vector v;

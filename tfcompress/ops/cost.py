@@ -30,7 +30,7 @@ _POINTWISE: dict[str, Any] = {
     "padding": "valid",
     "groups": 1,
 }
-_STEPS = 14
+_STEPS = 16
 _LANES = 16  # filters of a block
 _OK = 0
 
