@@ -1,4 +1,5 @@
-// Every kernel that this processor supports against the plain loops, on several thread counts.
+// Every kernel that this processor supports against the plain loops, on several thread counts, and with maps in
+// tiles.
 //
 //   kernels SEED COUNT     tries the shapes of the table below, and COUNT random ones
 //
@@ -14,15 +15,20 @@
 #include <vector>
 
 #include "convolutions.h"
+#include "tiled_maps.h"
 
 namespace {
 
 using tfc_tests::Convolution;
+using tfc_tests::MapSize;
 using tfc_tests::Random;
 using tfc_tests::RandomShape;
 using tfc_tests::Shape;
+using tfc_tests::TiledMap;
 
 using Maps = std::vector<float>;
+
+int tiled_plans = 0;  // that were tried
 
 struct Trial {
   tfc_shape shape;
@@ -121,6 +127,60 @@ int TryKernel(const Convolution& c, const char* kernel, const Maps& expected) {
   return failed;
 }
 
+// Which maps are in tiles.
+struct Tiled {
+  bool input, output;
+};
+
+// With a residual, and an activation after it.
+int TryTiled(const Convolution& c, const char* kernel, Tiled tiled, const Maps& residual, const Maps& expected) {
+  const tfc_weights weights = c.Weights();
+  const tfc_options options = {kernel, {}, tiled.input, tiled.output, tiled.output};
+  tfc_plan* plan = nullptr;
+  const tfc_status status = tfc_plan_create_with(&c.shape, &weights, c.Bias(), c.activation, &options, &plan);
+  if (status == TFC_BAD_ARGUMENT) return 0;  // no tiles serve for both maps, or the kernel has none
+  if (status != TFC_OK) return Fail(c, kernel, "no plan for maps in tiles");
+  const tfc_tiles tiles = tfc_plan_tiles(plan);
+  int32_t height = 0, width = 0;
+  tfc_output_size(&c.shape, &height, &width);
+  const MapSize size = {c.batch, height, width, c.shape.filters};
+  TiledMap in(tiles, {c.batch, c.shape.height, c.shape.width, c.shape.channels}), add(tiles, size);
+  if (tiled.input) in.Set(c.input);
+  add.Set(residual);
+  int failed = 0;
+  for (const int32_t threads : {1, 3}) {
+    Maps out = Empty(c);
+    TiledMap made(tiles, size);
+    const float* input = tiled.input ? in.data() : c.input.data();
+    const float* begin = tiled.output ? add.data() : residual.data();
+    float* output = tiled.output ? made.data() : out.data();
+    if (tfc_plan_run_with(plan, input, begin, output, c.batch, threads) != TFC_OK) ++failed;
+    if (!Close(tiled.output ? made.Images() : out, expected)) ++failed;
+  }
+  tfc_plan_destroy(plan);
+  ++tiled_plans;
+  return failed == 0 ? 0 : Fail(c, kernel, "with maps in tiles, not what the plain loops compute");
+}
+
+int TryAllTiled(const Convolution& c, const std::vector<const char*>& kernels) {
+  Maps residual(c.outputs);
+  for (size_t i = 0; i < residual.size(); ++i) residual[i] = static_cast<float>(i % 7) - 3;
+  Maps expected = Empty(c);
+  tfc_reference(&c.shape, c.dense.data(), c.Bias(), TFC_LINEAR, c.input.data(), expected.data(), c.batch);
+  for (size_t i = 0; i < expected.size(); ++i) {
+    expected[i] += residual[i];
+    if (c.activation != TFC_LINEAR) expected[i] = std::max(expected[i], 0.0f);
+    if (c.activation == TFC_RELU6) expected[i] = std::min(expected[i], 6.0f);
+  }
+  int failed = 0;
+  for (const char* kernel : kernels) {
+    for (const Tiled tiled : {Tiled{true, true}, Tiled{true, false}, Tiled{false, true}}) {
+      failed += TryTiled(c, kernel, tiled, residual, expected);
+    }
+  }
+  return failed;
+}
+
 int Try(const Convolution& c, const std::vector<const char*>& kernels) {
   Maps expected = Empty(c);
   const tfc_status status =
@@ -128,7 +188,7 @@ int Try(const Convolution& c, const std::vector<const char*>& kernels) {
   if (status != TFC_OK) return Fail(c, "reference", tfc_status_message(status));
   int failed = 0;
   for (const char* kernel : kernels) failed += TryKernel(c, kernel, expected);
-  return failed;
+  return failed + TryAllTiled(c, kernels);
 }
 
 std::vector<const char*> SupportedKernels() {
@@ -159,5 +219,5 @@ int main(int argc, char** argv) {
     --left;
   }
   for (const char* kernel : kernels) std::printf("%s\n", kernel);
-  return failed == 0 ? 0 : 1;
+  return failed == 0 && tiled_plans > 0 ? 0 : 1;
 }
