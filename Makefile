@@ -52,7 +52,9 @@ bench: $(VENV)/.installed-dev ## run the benchmarks; results go to tests/benchma
 
 bench-sparse: $(VENV)/.installed-dev ops ## time pruned layers and networks with the delegate; JSON in custom_ops/bench/results
 	$(BIN)/python custom_ops/bench/bench_sparse.py
-	$(BIN)/python custom_ops/bench/bench_sparse.py --layers --block 16 --sparsities 0.8 0.9 --out custom_ops/bench/results/blocks.json
+	$(BIN)/python custom_ops/bench/bench_sparse.py --threads 2 --out custom_ops/bench/results/sparse-2-threads.json
+	for block in 0 4 8 16; do $(BIN)/python custom_ops/bench/bench_sparse.py --layers --block $$block \
+	  --sparsities 0.8 0.9 --out custom_ops/bench/results/block-$$block.json || exit 1; done
 
 clean: ## delete the environment and all that tools left behind
 	rm -rf $(VENV) $(VENV)-jax $(VENV)-tfmot .build dist .hypothesis .mypy_cache .pytest_cache .ruff_cache *.egg-info

@@ -132,7 +132,7 @@ typedef struct tfc_prediction {
 TFC_EXPORT tfc_status tfc_count_weights(const tfc_shape* shape, const tfc_weights* weights,
                                         tfc_weight_counts* counts);
 
-/* Measures, which takes some hundredths of a second. kernel: the one that predictions are wanted for, or NULL. */
+/* Measures, which takes some tenths of a second and, for that time, 64 MiB. kernel: the one that predictions are wanted for, or NULL. */
 TFC_EXPORT tfc_status tfc_measure_machine(const char* kernel, tfc_machine* machine);
 
 /* What a plan of such weights and a dense convolution would take. */

@@ -40,6 +40,14 @@ def test_dense_time_is_that_of_the_multiply_adds_at_95_percent():
     assert cost.predict(SHAPE, weights=0).dense_ms == pytest.approx(1000 * macs / (0.95 * 1e11))
 
 
+def test_a_dense_layer_of_one_image_waits_for_its_weights():
+    large = cost.ConvShape(height=1, width=1, channels=4096, filters=4096, kernel_size=(1, 1))
+    bytes_of_weights = 4 * 4096 * 4096
+    assert cost.predict(large, weights=0).dense_ms == pytest.approx(1000 * bytes_of_weights * 1e-9)
+    small = cost.ConvShape(height=1, width=1, channels=64, filters=64, kernel_size=(1, 1))
+    assert cost.predict(small, weights=0).dense_ms == pytest.approx(1000 * 64 * 64 / (0.95 * 1e11))
+
+
 def test_kernels_end_with_those_that_every_processor_has():
     assert cost.kernels()[-2:] == ["lanes_portable", "blocks_portable"]
 

@@ -117,7 +117,8 @@ def predict(shape: ConvShape, kernel: Any = None, *, weights: int | None = None,
     The prediction counts the steps of the sparse convolution, as its plan would have them (loads, multiply-
     adds, what brings pixels into lanes and back), and multiplies each by what it takes on this machine,
     `measure_machine`. Dense it is the multiply-adds of full tiles at 95 % of the processor's speed, which
-    is what XNNPACK reaches.
+    is what XNNPACK reaches, or what reading the weights takes where that is longer: weights that fit in the
+    second-level cache count as read.
 
     Args:
         shape: the convolution.
@@ -178,7 +179,7 @@ def _most_weights(shape: ConvShape, holds: Callable[[int], bool]) -> int:
 
 @functools.cache
 def measure_machine() -> Machine:
-    """Returns how fast this machine is: from a file of an earlier measurement, else measured (30 ms).
+    """Returns how fast this machine is: from a file of an earlier measurement, else measured.
 
     The file is in the user's cache folder (`$XDG_CACHE_HOME`, else `~/.cache`), one for each kind of
     processor and build of the core, so that all processes decide alike. Delete it to measure again.
@@ -186,16 +187,25 @@ def measure_machine() -> Machine:
     Raises:
         RuntimeError: the native core was not built.
     """
-    core = _core()
+    _core()
     file = _cache_file()
     known = _read(file)
     if known is not None:
         return known
-    found = _Machine()
-    _check(core.tfc_measure_machine(None, ctypes.byref(found)))
-    machine = Machine(found.dense, tuple(found.steps))
+    machine = measure()
     _write(file, machine)
     return machine
+
+
+def measure() -> Machine:
+    """Measures this machine now, which takes some tenths of a second.
+
+    Raises:
+        RuntimeError: the native core was not built.
+    """
+    found = _Machine()
+    _check(_core().tfc_measure_machine(None, ctypes.byref(found)))
+    return Machine(found.dense, tuple(found.steps))
 
 
 def kernels() -> list[str]:
