@@ -125,6 +125,18 @@ struct TfLiteContext {
   TfLiteStatus (*ReplaceNodeSubsetsWithDelegateKernels)(TfLiteContext*, TfLiteRegistration,
                                                         const TfLiteIntArray* nodes_to_replace, TfLiteDelegate*);
   int recommended_num_threads;
+  void* (*GetExternalContext)(TfLiteContext*, int type);
+  void (*SetExternalContext)(TfLiteContext*, int type, void*);
+  bool allow_fp32_relax_to_fp16;
+  void* profiler;
+  void* (*AllocatePersistentBuffer)(TfLiteContext*, size_t bytes);
+  TfLiteStatus (*AllocateBufferForEval)(TfLiteContext*, size_t bytes, void** buffer);
+  TfLiteStatus (*RequestScratchBufferInArena)(TfLiteContext*, size_t bytes, int* buffer);
+  void* (*GetScratchBuffer)(TfLiteContext*, int buffer);
+  TfLiteStatus (*ResizeTensorExplicit)(TfLiteContext*, TfLiteTensor*, int dims, const int* shape);
+  // What would become of these nodes; the context keeps the array. TFLite calls it experimental since 2020.
+  TfLiteStatus (*PreviewDelegatePartitioning)(TfLiteContext*, const TfLiteIntArray* nodes_to_replace,
+                                              TfLiteDelegateParams** parts, int* count);
 };  // and more, which is not used
 
 struct TfLiteDelegate {
@@ -178,6 +190,7 @@ static_assert(offsetof(TfLiteRegistration, builtin_code) == 40 && sizeof(TfLiteR
 static_assert(offsetof(TfLiteContext, tensors) == 16 && offsetof(TfLiteContext, ReportError) == 40);
 static_assert(offsetof(TfLiteContext, ReplaceNodeSubsetsWithDelegateKernels) == 64);
 static_assert(offsetof(TfLiteContext, recommended_num_threads) == 72);
+static_assert(offsetof(TfLiteContext, PreviewDelegatePartitioning) == 152);
 static_assert(offsetof(TfLiteDelegate, flags) == 40 && sizeof(TfLiteDelegate) == 56);
 static_assert(sizeof(TfLiteDimensionMetadata) == 24 && sizeof(TfLiteSparsity) == 32);
 

@@ -114,16 +114,54 @@ class Delegate {
     LeaveOutUnsized(context, &sizes);
     const std::vector<Choice> choices = Plan(UnitsOf(graph_.steps, sizes), VisibleTensors(), setting_);
     Report(*context, choices);
+    std::vector<int> nodes = NodesOf(choices);
+    while (nodes[0] > 0 && PartAdditions(context, nodes)) nodes = NodesOf(choices);
+    if (nodes[0] == 0) return kTfLiteOk;
+    const auto status =
+        context->ReplaceNodeSubsetsWithDelegateKernels(context, Registration(), ArrayOf(nodes), &delegate_);
+    graph_ = {};  // kernels have what they need of its weights
+    return status;
+  }
+
+  // All that is taken, behind their number.
+  std::vector<int> NodesOf(const std::vector<Choice>& choices) const {
     std::vector<int> nodes = {0};
     for (size_t i = 0; i < choices.size(); ++i) {
       if (choices[i].taken) nodes.insert(nodes.end(), graph_.steps[i].nodes.begin(), graph_.steps[i].nodes.end());
     }
     nodes[0] = static_cast<int>(nodes.size()) - 1;
-    if (nodes[0] == 0) return kTfLiteOk;
-    const auto* array = reinterpret_cast<const TfLiteIntArray*>(nodes.data());
-    const auto status = context->ReplaceNodeSubsetsWithDelegateKernels(context, Registration(), array, &delegate_);
-    graph_ = {};  // kernels have what they need of its weights
-    return status;
+    return nodes;
+  }
+
+  static const TfLiteIntArray* ArrayOf(const std::vector<int>& nodes) {
+    return reinterpret_cast<const TfLiteIntArray*>(nodes.data());
+  }
+
+  // TFLite runs what is taken in parts, with nodes of others in between. Additions that come to another part than
+  // their convolution, since they wait for such nodes, are left to others. Whether there were any.
+  bool PartAdditions(TfLiteContext* context, const std::vector<int>& nodes) {
+    TfLiteDelegateParams* parts = nullptr;
+    int count = 0;
+    if (context->PreviewDelegatePartitioning(context, ArrayOf(nodes), &parts, &count) != kTfLiteOk) count = 0;
+    bool any = false;
+    for (Step& step : graph_.steps) {
+      const auto has = [&](const TfLiteDelegateParams& part) { return Together(step, *part.nodes_to_replace); };
+      if (step.residual < 0 || !Has(ArrayOf(nodes), step.nodes.back()) || std::any_of(parts, parts + count, has))
+        continue;
+      LeaveAddition(&step);
+      any = true;
+    }
+    return any;
+  }
+
+  static bool Has(const TfLiteIntArray* nodes, int node) {
+    return std::count(nodes->data, nodes->data + nodes->size, node) > 0;
+  }
+
+  // Whether the convolution and the addition behind it are among these.
+  static bool Together(const Step& step, const TfLiteIntArray& nodes) {
+    const size_t last = step.nodes.size() - 1;
+    return Has(&nodes, step.nodes[last]) && (step.residual < 0 || Has(&nodes, step.nodes[last - 1]));
   }
 
   int32_t Threads(const TfLiteContext& context) const {
@@ -221,8 +259,7 @@ class Delegate {
       const TfLiteIntArray& nodes = *params.nodes_to_replace;
       std::vector<Step> steps;
       for (const Step& step : self.graph_.steps) {
-        const int* end = nodes.data + nodes.size;
-        if (std::count(nodes.data, end, step.nodes.back()) > 0) steps.push_back(step);
+        if (Together(step, nodes)) steps.push_back(step);
       }
       const TfLiteIntArray& outputs = *params.output_tensors;
       return new Kernel(std::move(steps), {outputs.data, outputs.data + outputs.size}, self.setting_);

@@ -277,6 +277,13 @@ std::vector<int> DimsOf(const TfLiteTensor& tensor) {
 
 TfLiteStatus ReadGraph(TfLiteContext* context, Graph* graph) { return Reader(context, graph).Read(); }
 
+void LeaveAddition(Step* step) {
+  step->nodes.pop_back();
+  step->output = step->sum;
+  step->residual = step->sum = -1;
+  step->convolution.activation = TFC_LINEAR;
+}
+
 tfc_status FindSizes(const Convolution& c, const std::vector<int>& input, Sizes* sizes) {
   if (input.empty() || std::any_of(input.begin(), input.end(), [](int size) { return size < 0; }))
     return TFC_BAD_SHAPE;

@@ -28,7 +28,7 @@ struct Convolution {
 // A convolution and the addition that follows it, as nodes and tensors of the graph.
 struct Step {
   Convolution convolution;
-  std::vector<int> nodes;       // all that it stands for
+  std::vector<int> nodes;       // all that it stands for: what makes weights, the convolution, the addition
   int input, output, residual;  // tensors; -1 for none
   int sum;                      // what the residual is added to, or -1
   bool apart;  // whether others read that, so that the addition is a step of its own behind the convolution
@@ -47,6 +47,9 @@ struct Graph {
 };
 
 TfLiteStatus ReadGraph(TfLiteContext* context, Graph* graph);
+
+// Makes the step one of its convolution alone.
+void LeaveAddition(Step* step);
 
 // Shapes, for an input of these dimensions; TFC_BAD_SHAPE where they do not fit.
 struct Sizes {

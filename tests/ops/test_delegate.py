@@ -4,6 +4,7 @@ import concurrent.futures
 import os
 import subprocess
 import sys
+from unittest import mock
 
 import keras
 import numpy as np
@@ -14,7 +15,7 @@ from keras import layers
 
 import tfcompress
 from tfcompress import _native, analysis, export
-from tfcompress.ops import delegate
+from tfcompress.ops import cost, delegate
 
 pytestmark = [
     pytest.mark.skipif(keras.backend.backend() != "tensorflow", reason="export needs TensorFlow"),
@@ -114,6 +115,47 @@ def test_outputs_are_those_of_the_stock_interpreter(files, case, package, force)
     x = np.random.default_rng(1).normal(size=(3, 20, 20, 5)).astype("float32")
     expected = outputs(interpreter(files[case], package=package), x)
     close(outputs(interpreter(files[case], package=package, force=force), x), expected)
+
+
+def branching(draw):
+    """A model of convolutions, poolings and additions of maps of one size, in any order."""
+    x = keras.Input((9, 11, 8))
+    maps, kinds = [x], st.sampled_from(["relu", "linear", "tanh", "pool", "add", "add"])
+    for kind in draw(st.lists(kinds, min_size=3, max_size=10)):
+        y, other = (maps[draw(st.integers(0, len(maps) - 1))] for _ in range(2))
+        if kind == "pool":
+            maps.append(layers.MaxPooling2D(3, strides=1, padding="same")(y))
+        elif kind == "add":
+            maps.append(layers.Activation(draw(st.sampled_from(["linear", "relu"])))(layers.add([y, other])))
+        else:
+            maps.append(layers.Conv2D(8, draw(st.sampled_from([1, 3])), padding="same", activation=kind)(y))
+    ends = [maps[-1], *draw(st.lists(st.sampled_from(maps[1:]), max_size=2))]
+    return keras.Model(x, list({id(end): end for end in ends}.values()))
+
+
+@settings(max_examples=25, deadline=None)
+@given(data=st.data())
+def test_any_branches_are_right_whatever_of_them_is_taken(tmp_path_factory, data):
+    model = thin_out(branching(data.draw), 0.3)
+    content = content_of(model, tmp_path_factory.mktemp("branches"), sparse_encoding=False)
+    costs = data.draw(st.lists(st.floats(1e-10, 1e-8), min_size=cost._STEPS, max_size=cost._STEPS))
+    machine = cost.Machine(data.draw(st.floats(1e8, 1e12)), tuple(costs))
+    x = np.random.default_rng(0).normal(size=(2, 9, 11, 8)).astype("float32")
+    expected = outputs(interpreter(content), x)
+    with mock.patch.object(cost, "measure_machine", lambda: machine):
+        for force in True, False:
+            close(outputs(interpreter(content, force=force), x), expected)
+
+
+def test_an_addition_may_wait_for_what_is_left_to_others(tmp_path):
+    """As in Xception: the convolution beside a pooling is ready before it."""
+    x = keras.Input((20, 20, 8))
+    y = layers.Conv2D(16, 3, padding="same", activation="relu")(x)
+    pooled = layers.MaxPooling2D(3, strides=2, padding="same")(layers.Conv2D(16, 3, padding="same")(y))
+    y = layers.add([pooled, layers.Conv2D(16, 1, strides=2)(y)])
+    content = content_of(thin_out(keras.Model(x, y), 0.3), tmp_path)
+    images = np.random.default_rng(0).normal(size=(2, 20, 20, 8)).astype("float32")
+    close(outputs(interpreter(content, force=True), images), outputs(interpreter(content), images))
 
 
 def test_the_batch_may_change_and_threads_do_not_matter(files):
