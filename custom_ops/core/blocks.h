@@ -19,9 +19,10 @@ struct BlockTiling {
   int32_t block_channels;    // so many are in the first-level cache at a time
   int32_t chunk_blocks;      // so many blocks of filters have weights that fit in the second-level cache
 
-  int32_t Chunks(int32_t filters) const {
-    const int32_t blocks = (filters + kLanes - 1) / kLanes;
-    return (blocks + chunk_blocks - 1) / chunk_blocks;
+  // Threads take some rows of tiles of a band each, or columns where there is but one row.
+  bool ByColumns(OutputSize size) const { return size.height == 1; }
+  int32_t Shares(OutputSize size) const {
+    return ByColumns(size) ? size.width / tile.columns : band_rows / tile.rows;
   }
 };
 

@@ -1,18 +1,23 @@
 // How fast the processor is: what each kind of step takes, fitted to plans that are timed; and what follows
 // for a convolution.
 #include <algorithm>
+#include <array>
+#include <atomic>
 #include <chrono>
+#include <cmath>
 #include <cstddef>
 #include <cstdint>
 #include <limits>
 #include <memory>
 #include <new>
+#include <thread>
 #include <vector>
 
 #include "outline.h"
 #include "plan.h"
 #include "run.h"
 #include "sparse_conv.h"
+#include "threads.h"
 
 namespace tfc {
 namespace {
@@ -52,6 +57,25 @@ double SecondsPerByte(int64_t bytes) {
     for (size_t i = 0; i < memory.size(); i += kLine) sink = memory[i];
   });
   return seconds / static_cast<double>(bytes);
+}
+
+// Until another thread begins, after a while in which none was needed; the middle of some.
+double WakeSeconds() {
+  constexpr auto kWhile = std::chrono::milliseconds(1);
+  std::array<double, kRepeats> seconds;
+  for (double& each : seconds) {
+    std::this_thread::sleep_for(kWhile);
+    std::atomic<bool> begun{false};
+    each = Seconds([&] {
+      const auto start = std::chrono::steady_clock::now();
+      RunOnThreads(2, [&](int32_t slot) {
+        if (slot > 0) begun = true;
+        while (!begun && std::chrono::steady_clock::now() - start < kWhile) std::this_thread::yield();
+      });
+    });
+  }
+  std::nth_element(seconds.begin(), seconds.begin() + kRepeats / 2, seconds.end());
+  return seconds[kRepeats / 2];
 }
 
 // ---------------------------------------------------------------- the plans that are timed
@@ -208,6 +232,7 @@ tfc_status MeasureMachine(const std::vector<const Kernel*>& kernels, tfc_machine
   std::copy(each.begin(), each.end(), machine->steps);
   machine->steps[kNearByte] = near;
   machine->steps[kFarByte] = std::max(near, far);
+  machine->steps[kWake] = WakeSeconds();
   return TFC_OK;
 }
 
@@ -234,12 +259,17 @@ double DenseSeconds(const tfc_shape& s, OutputSize size, double speed, const Cos
   return std::max(outputs * taps / (kShare * speed), Total(counts, each)) / threads;
 }
 
-// Threads share regions; where there are fewer than threads, some have nothing to do.
+// Threads take regions in rounds, or parts of them, of which each prepares the region anew.
 double SparseSeconds(const Outline& outline, const Costs& each, int32_t threads) {
-  const double seconds = Total(CountsOf(outline), each);
-  const int32_t regions = outline.kernel->lanes != nullptr ? outline.tiling.Regions() : outline.block_tiling.bands;
-  const int32_t tasks = std::max(regions, std::min(threads, regions * 2));
-  return seconds * ((tasks + threads - 1) / threads) / tasks;
+  const bool lanes = outline.kernel->lanes != nullptr;
+  const Costs counts = CountsOf(outline);
+  const double regions = lanes ? outline.tiling.Regions() : outline.block_tiling.bands;
+  const int32_t shares = lanes ? kShares : outline.block_tiling.Shares(outline.size);
+  const double parts = PartsOf(static_cast<int64_t>(regions), shares, threads);
+  double preparing = 0;
+  for (const Cost kind : {kRegion, kPacked, kGathered, kTouched}) preparing += counts[kind] * each[kind];
+  const double part = (Total(counts, each) - preparing) / parts + preparing;
+  return part / regions * std::ceil(regions * parts / threads) + (threads > 1 ? each[kWake] : 0);
 }
 
 }  // namespace

@@ -8,10 +8,10 @@
 namespace tfc {
 namespace {
 
-// One band of one image, for some of the chunks.
+// Some of the shares of one band of one image.
 struct Task {
   int32_t image, band;
-  int32_t first_chunk, chunks;
+  int32_t first_share, shares;
 };
 
 class Runner {
@@ -28,14 +28,30 @@ class Runner {
   bool Ready() const { return scratch_.data() != nullptr; }
 
   void Run(const Task& task) {
+    const BlockTile& tile = tiling_.tile;
+    image_ = task.image;
     first_row_ = task.band * tiling_.band_rows;
     rows_ = task.band + 1 == tiling_.bands ? LargestBand() : tiling_.band_rows;
-    image_ = task.image;
+    first_column_ = 0;
+    columns_ = outline_.size.width;
+    if (tiling_.ByColumns(outline_.size)) {
+      Cut(task, tile.columns, &first_column_, &columns_);
+    } else {
+      Cut(task, tile.rows, &first_row_, &rows_);
+    }
     const float* input = Input();
-    for (int32_t c = 0; c < task.chunks; ++c) RunChunk(stream_.chunks[task.first_chunk + c], input);
+    for (const BlockChunk& chunk : stream_.chunks) RunChunk(chunk, input);
   }
 
  private:
+  // Leaves of a range what belongs to the shares of the task: so many each, and the last has the rest, too.
+  void Cut(const Task& task, int32_t each, int32_t* first, int32_t* count) const {
+    const bool last = task.first_share + task.shares == tiling_.Shares(outline_.size);
+    const int32_t begin = task.first_share * each, end = last ? *count : begin + task.shares * each;
+    *first += begin;
+    *count = end - begin;
+  }
+
   size_t RowFloats() const { return static_cast<size_t>(tiling_.width) * shape_.channels; }
   int32_t RowsRead(int32_t outputs) const {
     return (outputs - 1) * shape_.stride_height + (shape_.kernel_height - 1) * shape_.dilation_height + 1;
@@ -63,13 +79,13 @@ class Runner {
     std::fill(to + (left + inside) * channels, to + RowFloats(), 0.0f);
   }
 
-  // Tiles that would end beyond the band or the row begin earlier: they make some outputs again.
+  // Tiles that would end beyond the last row or column begin earlier: they make some outputs again.
   void RunChunk(const BlockChunk& chunk, const float* input) const {
     const BlockTile& tile = tiling_.tile;
     for (int32_t r = 0; r < rows_; r += tile.rows) {
       const int32_t row = std::min(r, rows_ - tile.rows);
-      for (int32_t c = 0; c < outline_.size.width; c += tile.columns) {
-        RunTile(chunk, input, row, std::min(c, outline_.size.width - tile.columns));
+      for (int32_t c = 0; c < columns_; c += tile.columns) {
+        RunTile(chunk, input, row, first_column_ + std::min(c, columns_ - tile.columns));
       }
     }
   }
@@ -109,15 +125,15 @@ class Runner {
   const BlockTiling& tiling_;
   const Maps maps_;
   Scratch scratch_;
-  int32_t image_ = 0, first_row_ = 0, rows_ = 0;
+  int32_t image_ = 0, first_row_ = 0, rows_ = 0, first_column_ = 0, columns_ = 0;
 };
 
 }  // namespace
 
 tfc_status RunBlocks(const tfc_plan& plan, const Maps& maps, int32_t batch, int32_t threads) {
-  const int32_t bands = plan.structure->outline.block_tiling.bands;
-  const auto chunks = static_cast<int32_t>(plan.structure->blocks.chunks.size());
-  return ShareOut(int64_t{batch} * bands, chunks, threads, [&](const auto& tasks) {
+  const Outline& outline = plan.structure->outline;
+  const int32_t bands = outline.block_tiling.bands, shares = outline.block_tiling.Shares(outline.size);
+  return ShareOut(int64_t{batch} * bands, shares, threads, [&](const auto& tasks) {
     Runner runner(plan, maps);
     if (!runner.Ready()) return false;
     tasks([&](int64_t region, int32_t first, int32_t count) {

@@ -8,10 +8,19 @@
 namespace tfc {
 namespace {
 
-// One region of one image, for some of the chunks.
+// One region of one image, for some of the shares, counted through all chunks.
 struct Task {
   int32_t image, region_row, region_column;
-  int32_t first_chunk, chunks;
+  int32_t first_share, shares;
+};
+
+// Some of the shares of a chunk, and the filters of it that they are.
+struct Part {
+  const Chunk& chunk;
+  int32_t first_share, end_share;
+
+  int32_t FirstFilter() const { return ShareBegin(chunk.filters, first_share); }
+  int32_t Filters() const { return ShareBegin(chunk.filters, end_share) - FirstFilter(); }
 };
 
 // The pixels of a map that the lanes of a region hold: position by position, 16 lanes each.
@@ -58,21 +67,28 @@ class Runner {
     if (!moves_.empty()) FindMoves();
     if (!pixels_.empty()) FindInputPixels();
     if (!residual_pixels_.empty()) FindResidualPixels();
-    for (int32_t c = 0; c < task.chunks; ++c) RunChunk(stream_.chunks[task.first_chunk + c]);
+    const int32_t end = task.first_share + task.shares;
+    for (int32_t first = task.first_share; first < end;) {
+      const int32_t chunk = first / kShares, next = std::min(end, (chunk + 1) * kShares);
+      RunPart({stream_.chunks[chunk], first - chunk * kShares, next - chunk * kShares});
+      first = next;
+    }
   }
 
  private:
   size_t PlaneFloats() const { return outline_.work.in_place ? 0 : plane_floats_ * (tiling_.block_channels + 1); }
   size_t SumFloats() const { return tiled_.output ? 0 : sum_floats_ * stream_.chunks.front().filters; }
 
-  void RunChunk(const Chunk& chunk) {
+  void RunPart(const Part& part) {
+    if (part.Filters() == 0) return;
+    const Chunk& chunk = part.chunk;
     float* sums = tiled_.output ? Region(maps_.output, shape_.filters) + chunk.first_filter * sum_floats_ : sums_;
-    const float* begin = Begin(chunk, sums);
+    const float* begin = Begin(part, sums);
     for (const Step& step : chunk.steps) {
-      SumBlock(chunk, step, Planes(step), begin, sums);
+      SumBlock(part, step, Planes(step), begin, sums);
       begin = sums;
     }
-    if (!tiled_.output) UnpackTile(chunk);
+    if (!tiled_.output) UnpackTile(part);
   }
 
   // ------------------------------------------------------------ where things are
@@ -190,24 +206,25 @@ class Runner {
   }
 
   // What the sums of a chunk begin with, besides the bias.
-  const float* Begin(const Chunk& chunk, float* sums) const {
+  const float* Begin(const Part& part, float* sums) const {
     if (maps_.residual == nullptr) return nullptr;
-    if (tiled_.residual) {
-      return Region(maps_.residual, shape_.filters) + chunk.first_filter * sum_floats_;
-    }
-    const int32_t end = chunk.first_filter + chunk.filters;
-    kernel_.pack({residual_pixels_.data(), tiling_.Vectors(), nullptr, chunk.first_filter, end, end,
-                  chunk.first_filter, chunk.filters, sums, sum_floats_});
+    const int32_t chunk_first = part.chunk.first_filter, first = chunk_first + part.FirstFilter();
+    if (tiled_.residual) return Region(maps_.residual, shape_.filters) + chunk_first * sum_floats_;
+    const int32_t end = first + part.Filters();
+    kernel_.pack({residual_pixels_.data(), tiling_.Vectors(), nullptr, first, end, end, first, part.Filters(),
+                  sums + part.FirstFilter() * sum_floats_, sum_floats_});
     return sums;
   }
 
-  void SumBlock(const Chunk& chunk, const Step& step, const float* planes, const float* begin, float* sums) const {
+  void SumBlock(const Part& part, const Step& step, const float* planes, const float* begin, float* sums) const {
+    const Chunk& chunk = part.chunk;
+    const int64_t count = step.first_count[part.first_share], weight = step.first_weight[part.first_share];
     TileJob job;
-    job.counts = stream_.counts.data() + step.first_count;
-    job.slots = stream_.slots.data() + step.first_count;
-    job.lines = stream_.lines.data() + step.first_weight;
-    job.values = plan_.values.data() + step.first_weight;
-    job.filters = chunk.filters;
+    job.counts = stream_.counts.data() + count;
+    job.slots = stream_.slots.data() + count;
+    job.lines = stream_.lines.data() + weight;
+    job.values = plan_.values.data() + weight;
+    job.filters = part.Filters();
     job.input = planes;
     job.row_bytes = static_cast<ptrdiff_t>(tiling_.columns.source.size()) * kLanes * sizeof(float);
     job.sums = sums;
@@ -219,7 +236,8 @@ class Runner {
     tiling_.tile.run(job);
   }
 
-  void UnpackTile(const Chunk& chunk) {
+  void UnpackTile(const Part& part) {
+    const int32_t first = part.FirstFilter();
     const OutputSize size = outline_.size;
     float* image = maps_.output + task_.image * int64_t{size.height} * size.width * shape_.filters;
     for (int32_t r = 0; r < tiling_.tile.rows; ++r) {
@@ -228,10 +246,11 @@ class Runner {
         for (int lane = 0; lane < kLanes; ++lane) {
           const int64_t y = TileRow(lane) + r, x = TileColumn(lane) + c;
           const bool on = y < size.height && x < size.width;
-          pixels[lane] = on ? image + (y * size.width + x) * shape_.filters + chunk.first_filter : nullptr;
+          pixels[lane] =
+              on ? image + (y * size.width + x) * shape_.filters + part.chunk.first_filter + first : nullptr;
         }
-        const float* from = sums_ + (r * tiling_.tile.columns + c) * kLanes;
-        kernel_.unpack({pixels, chunk.filters, from, sum_floats_});
+        const float* from = sums_ + first * sum_floats_ + (r * tiling_.tile.columns + c) * kLanes;
+        kernel_.unpack({pixels, part.Filters(), from, sum_floats_});
       }
     }
   }
@@ -258,8 +277,8 @@ class Runner {
 
 tfc_status RunLanes(const tfc_plan& plan, const Maps& maps, int32_t batch, int32_t threads) {
   const Tiling& tiling = plan.structure->outline.tiling;
-  const auto chunks = static_cast<int32_t>(plan.structure->stream.chunks.size());
-  return ShareOut(int64_t{batch} * tiling.Regions(), chunks, threads, [&](const auto& tasks) {
+  const auto shares = static_cast<int32_t>(plan.structure->stream.chunks.size()) * kShares;
+  return ShareOut(int64_t{batch} * tiling.Regions(), shares, threads, [&](const auto& tasks) {
     Runner runner(plan, maps);
     if (!runner.Ready()) return false;
     tasks([&](int64_t region, int32_t first, int32_t count) {

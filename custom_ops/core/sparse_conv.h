@@ -113,7 +113,7 @@ TFC_EXPORT int64_t tfc_tiled_floats(const tfc_tiles* tiles, int32_t height, int3
 /* How fast this processor is, for predictions. Numbers only: it may be kept for another process. */
 typedef struct tfc_machine {
   double dense;     /* multiply-adds of a dense convolution in a second, on one thread */
-  double steps[16]; /* seconds that each kind of step of a plan takes */
+  double steps[17]; /* seconds that each kind of step of a plan takes */
 } tfc_machine;
 
 /* What a prediction needs to know of the weights that are not pruned. */
@@ -132,7 +132,8 @@ typedef struct tfc_prediction {
 TFC_EXPORT tfc_status tfc_count_weights(const tfc_shape* shape, const tfc_weights* weights,
                                         tfc_weight_counts* counts);
 
-/* Measures, which takes some tenths of a second and, for that time, 64 MiB. kernel: the one that predictions are wanted for, or NULL. */
+/* Measures, which takes some tenths of a second and, for that time, 64 MiB. kernel: the one that predictions are
+ * wanted for, or NULL. */
 TFC_EXPORT tfc_status tfc_measure_machine(const char* kernel, tfc_machine* machine);
 
 /* What a plan of such weights and a dense convolution would take. */

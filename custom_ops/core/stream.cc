@@ -30,8 +30,8 @@ std::vector<Filter> Filters(const tfc_shape& s, const tfc_weights& weights, cons
   return filters;
 }
 
-// Adds what of these filters lies in a block of planes. Those with most weights come first: the processor
-// foretells the end of a loop that is as long as the one before.
+// Adds what of these filters lies in a block of planes. Of a share those with most weights come first: the
+// processor foretells the end of a loop that is as long as the one before.
 void AddStep(const Filter* filters, const Step& block, int32_t plane_lines, std::vector<size_t>* done,
              Chunk* chunk, Stream* stream, std::vector<int32_t>* source) {
   const auto ends = [&](int32_t slot) {
@@ -42,22 +42,30 @@ void AddStep(const Filter* filters, const Step& block, int32_t plane_lines, std:
   std::vector<int32_t> order(chunk->filters), counts(chunk->filters);
   std::iota(order.begin(), order.end(), 0);
   for (const int32_t slot : order) counts[slot] = static_cast<int32_t>(ends(slot) - (*done)[slot]);
-  std::stable_sort(order.begin(), order.end(), [&](int32_t a, int32_t b) { return counts[a] > counts[b]; });
   const bool last = block.first_plane + block.planes >= stream->plane_count;
-  if (counts[order[0]] == 0 && !(last && chunk->steps.empty())) return;
-  chunk->steps.push_back(block);
-  chunk->steps.back().first_count = static_cast<int64_t>(stream->counts.size());
-  chunk->steps.back().first_weight = static_cast<int64_t>(stream->lines.size());
-  for (const int32_t slot : order) {
-    stream->slots.push_back(slot);
-    stream->counts.push_back(counts[slot]);
-    for (int32_t i = 0; i < counts[slot]; ++i) {
-      const Weight& weight = filters[slot][(*done)[slot]++];
-      stream->lines.push_back(
-          static_cast<uint16_t>((weight.plane - block.first_plane) * plane_lines + weight.line));
-      source->push_back(weight.source);
+  const bool empty = std::all_of(counts.begin(), counts.end(), [](int32_t count) { return count == 0; });
+  if (empty && !(last && chunk->steps.empty())) return;
+  Step step = block;
+  for (int32_t share = 0; share < kShares; ++share) {
+    const auto begin = order.begin() + ShareBegin(chunk->filters, share),
+               end = order.begin() + ShareBegin(chunk->filters, share + 1);
+    std::stable_sort(begin, end, [&](int32_t a, int32_t b) { return counts[a] > counts[b]; });
+    step.first_count[share] = static_cast<int64_t>(stream->counts.size());
+    step.first_weight[share] = static_cast<int64_t>(stream->lines.size());
+    for (auto slot = begin; slot != end; ++slot) {
+      stream->slots.push_back(*slot);
+      stream->counts.push_back(counts[*slot]);
+      for (int32_t i = 0; i < counts[*slot]; ++i) {
+        const Weight& weight = filters[*slot][(*done)[*slot]++];
+        stream->lines.push_back(
+            static_cast<uint16_t>((weight.plane - block.first_plane) * plane_lines + weight.line));
+        source->push_back(weight.source);
+      }
     }
   }
+  step.first_count[kShares] = static_cast<int64_t>(stream->counts.size());
+  step.first_weight[kShares] = static_cast<int64_t>(stream->lines.size());
+  chunk->steps.push_back(step);
 }
 
 // The blocks of planes, and the channels in them.
@@ -66,7 +74,7 @@ std::vector<Step> Blocks(const Stream& stream, int32_t size) {
   for (int32_t channel = 0; channel < static_cast<int32_t>(stream.planes.size()); ++channel) {
     const int32_t plane = stream.planes[channel];
     if (plane < 0) continue;
-    if (plane % size == 0) blocks.push_back({plane, 0, channel, channel, 0, 0});
+    if (plane % size == 0) blocks.push_back({plane, 0, channel, channel, {}, {}});
     ++blocks.back().planes;
     blocks.back().end_channel = channel + 1;
   }

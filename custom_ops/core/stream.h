@@ -2,6 +2,8 @@
 #ifndef TFCOMPRESS_STREAM_H_
 #define TFCOMPRESS_STREAM_H_
 
+#include <algorithm>
+#include <array>
 #include <cstdint>
 #include <vector>
 
@@ -17,11 +19,19 @@ struct Place {
 
 Place PlaceOf(const tfc_shape& shape, int32_t index);
 
+// Threads take some of the filters of a chunk each: so many shares of it, of whole vectors or nothing.
+constexpr int32_t kShares = 8;
+
+inline int32_t ShareBegin(int32_t filters, int32_t share) {
+  return std::min(filters, (filters * share / kShares + kLanes - 1) / kLanes * kLanes);
+}
+
 // One block of input channels for one chunk of filters.
 struct Step {
   int32_t first_plane, planes;
   int32_t first_channel, end_channel;  // that they hold
-  int64_t first_count, first_weight;   // in `counts` and `slots`, in `lines`, `source` and a plan's values
+  // By share, and behind the last: in `counts` and `slots`; in `lines`, `source` and a plan's values.
+  std::array<int64_t, kShares + 1> first_count, first_weight;
 };
 
 struct Chunk {

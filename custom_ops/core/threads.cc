@@ -2,6 +2,8 @@
 
 #include <pthread.h>
 
+#include <atomic>
+#include <chrono>
 #include <condition_variable>
 #include <deque>
 #include <memory>
@@ -14,11 +16,19 @@
 namespace tfc {
 namespace {
 
+// To be woken takes longer than most calls are apart, so that a thread looks for a while before it sleeps. It
+// yields meanwhile to whoever else wants the processor.
+template <typename Condition>
+void LookFor(const Condition& condition) {
+  const auto end = std::chrono::steady_clock::now() + std::chrono::microseconds(50);
+  while (!condition() && std::chrono::steady_clock::now() < end) std::this_thread::yield();
+}
+
 // A call to RunOnThreads. Workers hold it by a shared pointer, since one may look at it after it ended.
 struct Call {
   const std::function<void(int32_t)>* work;
   int32_t next_slot = 1;  // slot 0 is the caller's
-  int32_t running = 0;
+  std::atomic<int32_t> running{0};
   bool closed = false;  // no worker may begin any more
   std::condition_variable ended;
 };
@@ -42,11 +52,16 @@ class Pool {
       const std::lock_guard lock(mutex_);
       StartUpTo(threads - 1);
       for (int32_t i = 1; i < threads; ++i) waiting_.push_back(call);
+      waits_ = true;
     }
     wake_.notify_all();
     work(0);
+    {
+      const std::lock_guard lock(mutex_);
+      call->closed = true;
+    }
+    LookFor([&] { return call->running == 0; });
     std::unique_lock lock(mutex_);
-    call->closed = true;
     call->ended.wait(lock, [&] { return call->running == 0; });
   }
 
@@ -65,6 +80,7 @@ class Pool {
       if (stopping_) return;
       const std::shared_ptr<Call> call = waiting_.front();
       waiting_.pop_front();
+      waits_ = !waiting_.empty();
       if (call->closed) continue;
       const int32_t slot = call->next_slot++;
       ++call->running;
@@ -72,14 +88,18 @@ class Pool {
       (*call->work)(slot);
       lock.lock();
       if (--call->running == 0) call->ended.notify_one();
+      lock.unlock();
+      LookFor([&] { return waits_ || stopping_; });
+      lock.lock();
     }
   }
 
   std::mutex mutex_;
   std::condition_variable wake_;
   std::deque<std::shared_ptr<Call>> waiting_;
+  std::atomic<bool> waits_{false};  // whether any does, for who looks without the mutex
+  std::atomic<bool> stopping_{false};
   std::vector<std::thread> threads_;
-  bool stopping_ = false;
 };
 
 Pool& ThePool() {

@@ -73,12 +73,13 @@ enum Cost {
   // Of either:
   kNearByte,  // bring a byte of the weights from a cache that all cores share
   kFarByte,   // or from memory
+  kWake,      // let other threads begin
   kCosts
 };
 using Costs = std::array<double, kCosts>;
 
 // Cycles, roughly; only their proportions matter for the choice of a tiling.
-constexpr Costs kTypical = {500, 10, 2.5, 1, 0.5, 3.5, 2, 2, 3.5, 15, 2, 2, 0.55, 1.5, 0.12, 0.25};
+constexpr Costs kTypical = {500, 10, 2.5, 1, 0.5, 3.5, 2, 2, 3.5, 15, 2, 2, 0.55, 1.5, 0.12, 0.25, 50000};
 
 // So much of a processor's caches is filled.
 struct CacheBytes {

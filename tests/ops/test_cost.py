@@ -125,7 +125,7 @@ def test_a_machine_is_measured_once_and_what_is_not_sound_is_measured_again(monk
         "",
         "{",
         json.dumps({"dense": 1, "steps": [1]}),
-        json.dumps({"dense": -1, "steps": [0] * 16}),
+        json.dumps({"dense": -1, "steps": [0] * 17}),
     ):
         file.write_text(content)
         assert measure().dense > 0
