@@ -124,7 +124,9 @@ def layer_row(model: keras.Model, flops: float, sparsity: float) -> dict:
 
 def copying(model: keras.Model) -> Callable[[], None]:
     """Reads and writes as many bytes as the input and the output have, on one thread."""
-    halves = np.ones((2, sum(map(math.prod, (model.input_shape[1:], model.output_shape[1:]))) // 2), "float32")
+    halves = np.ones(
+        (2, sum(map(math.prod, (model.input_shape[1:], model.output_shape[1:]))) // 2), "float32"
+    )
     return lambda: np.copyto(*halves)
 
 

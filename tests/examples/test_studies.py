@@ -35,9 +35,7 @@ WITHOUT_ONEDNN = {"TF_ENABLE_ONEDNN_OPTS": "0"}
 def run(script: str, out: Path) -> list[dict]:
     command = [sys.executable, script, "--out-dir", str(out), *BRIEF, *STUDIES[script]]
     environment = os.environ | WITHOUT_ONEDNN
-    done = subprocess.run(
-        command, cwd=EXAMPLES, env=environment, capture_output=True, text=True, check=False
-    )
+    done = subprocess.run(command, cwd=EXAMPLES, env=environment, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     return json.loads((out / "results.json").read_text())["runs"]
 
