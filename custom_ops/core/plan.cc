@@ -89,6 +89,8 @@ tfc_status tfc_output_size(const tfc_shape* shape, int32_t* out_height, int32_t*
   return TFC_OK;
 }
 
+tfc_status tfc_pad_same(tfc_shape* shape) { return shape == nullptr ? TFC_BAD_ARGUMENT : tfc::PadSame(shape); }
+
 tfc_status tfc_plan_create(const tfc_shape* shape, const tfc_weights* weights, const float* bias,
                            tfc_activation activation, const char* kernel, tfc_plan** plan) {
   tfc_options options = {};

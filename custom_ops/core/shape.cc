@@ -30,7 +30,26 @@ bool Addressable(Counts... counts) {
   return product < kLargest;
 }
 
+// What "SAME" adds in front and behind, so that there are as many outputs as strides fit in. False where that is
+// no number of pixels.
+bool Pad(int64_t length, int64_t kernel, int64_t stride, int64_t dilation, int32_t* before, int32_t* after) {
+  if (length < 1 || kernel < 1 || stride < 1 || dilation < 1) return false;
+  const int64_t outputs = (length + stride - 1) / stride;
+  const int64_t pads = std::max<int64_t>(0, (outputs - 1) * stride + (kernel - 1) * dilation + 1 - length);
+  if (pads > std::numeric_limits<int32_t>::max()) return false;
+  *before = static_cast<int32_t>(pads / 2);
+  *after = static_cast<int32_t>(pads - pads / 2);
+  return true;
+}
+
 }  // namespace
+
+tfc_status PadSame(tfc_shape* s) {
+  const bool padded =
+      Pad(s->height, s->kernel_height, s->stride_height, s->dilation_height, &s->pad_top, &s->pad_bottom) &&
+      Pad(s->width, s->kernel_width, s->stride_width, s->dilation_width, &s->pad_left, &s->pad_right);
+  return padded ? TFC_OK : TFC_BAD_SHAPE;
+}
 
 tfc_status CheckShape(const tfc_shape& s, OutputSize* size) {
   for (const int32_t count : {s.height, s.width, s.channels, s.filters, s.kernel_height, s.kernel_width,

@@ -16,6 +16,7 @@ struct Range {
 };
 
 tfc_status CheckShape(const tfc_shape& shape, OutputSize* size);
+tfc_status PadSame(tfc_shape* shape);
 int64_t WeightCount(const tfc_shape& shape);  // of a valid one, pruned weights included
 tfc_status CheckFinite(const float* values, int64_t count);
 tfc_status CheckIndices(const tfc_shape& shape, const tfc_weights& weights);

@@ -86,6 +86,9 @@ TFC_EXPORT int32_t tfc_kernel_supported(int32_t index);
 /* Of the output; TFC_BAD_SHAPE where the shape is none. */
 TFC_EXPORT tfc_status tfc_output_size(const tfc_shape* shape, int32_t* out_height, int32_t* out_width);
 
+/* Sets the padding of a shape to what "SAME" is in TensorFlow; TFC_BAD_SHAPE where that is no number of pixels. */
+TFC_EXPORT tfc_status tfc_pad_same(tfc_shape* shape);
+
 /* weights: those that stay, copied.
  * bias:    (filters,) or NULL.
  * kernel:  a name from `tfc_kernel_name`, or NULL for what seems fastest for these weights. */

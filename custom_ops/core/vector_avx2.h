@@ -28,9 +28,10 @@ inline Vector Add(Vector a, Vector b) { return {_mm256_add_ps(a.low, b.low), _mm
 inline Vector MultiplyAdd(Vector a, Vector b, Vector c) {
   return {_mm256_fmadd_ps(a.low, b.low, c.low), _mm256_fmadd_ps(a.high, b.high, c.high)};
 }
+// What is not a number stays so: of two operands, one of them not a number, both instructions return the second.
 inline Vector Clamp(Vector v, Vector low, Vector high) {
-  return {_mm256_min_ps(_mm256_max_ps(v.low, low.low), high.low),
-          _mm256_min_ps(_mm256_max_ps(v.high, low.high), high.high)};
+  return {_mm256_min_ps(high.low, _mm256_max_ps(low.low, v.low)),
+          _mm256_min_ps(high.high, _mm256_max_ps(low.high, v.high))};
 }
 
 // Eight lanes, whose sources may lie in either half.

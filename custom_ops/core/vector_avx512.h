@@ -17,7 +17,8 @@ inline void Store(float* to, Vector v) { _mm512_storeu_ps(to, v); }
 inline Vector Fill(float value) { return _mm512_set1_ps(value); }
 inline Vector Add(Vector a, Vector b) { return _mm512_add_ps(a, b); }
 inline Vector MultiplyAdd(Vector a, Vector b, Vector c) { return _mm512_fmadd_ps(a, b, c); }
-inline Vector Clamp(Vector v, Vector low, Vector high) { return _mm512_min_ps(_mm512_max_ps(v, low), high); }
+// What is not a number stays so: of two operands, one of them not a number, both instructions return the second.
+inline Vector Clamp(Vector v, Vector low, Vector high) { return _mm512_min_ps(high, _mm512_max_ps(low, v)); }
 
 struct Choice {
   __m512i lanes;

@@ -112,6 +112,25 @@ def test_weights_that_are_not_finite_are_refused(value, where):
     assert core.create(core.Shape(**GOOD), **arrays)[0] == core.NOT_FINITE
 
 
+@pytest.mark.parametrize("activation", list(core.ACTIVATIONS))
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
+def test_inputs_that_are_no_finite_numbers_go_where_weights_see_them(value, activation):
+    rng = np.random.default_rng(0)
+    shape = core.Shape(**{**GOOD, "height": 9, "width": 9})
+    weights = (rng.normal(size=shape.weights) * (rng.random(shape.weights) < 0.4)).astype("float32")
+    x = rng.normal(size=(1, 9, 9, 4)).astype("float32")
+    place = np.zeros_like(x)
+    place[0, 4, 4, 2] = 1
+    seen = core.reference(shape, (weights != 0).astype("float32"), None, None, place) > 0
+    around = core.reference(shape, weights, None, activation, np.where(place, 0, x))
+    expected = core.reference(shape, weights, None, activation, np.where(place, np.float32(value), x))
+    for kernel in core.kernels():
+        found = core.convolve(shape, weights, None, activation, np.where(place, np.float32(value), x), kernel)
+        np.testing.assert_allclose(found[seen], expected[seen], rtol=1e-5)
+        if kernel.startswith("lanes"):  # in blocks of filters zeros meet it, too
+            np.testing.assert_allclose(found[~seen], around[~seen], rtol=1e-4, atol=1e-5)
+
+
 @pytest.mark.parametrize("indices", [[-1], [3 * 3 * 4 * 6], [5, 5], [7, 2]])
 def test_places_out_of_range_or_order_are_refused(indices):
     given = core.Weights(np.array(indices), np.ones(len(indices)))

@@ -30,16 +30,6 @@ constexpr const char* kUseThreads = "TfcompressUseThreads";
 enum Size { kKernelHeight, kKernelWidth, kDepth, kFilters, kSizes };
 enum Step { kStrideHeight, kStrideWidth, kDilationHeight, kDilationWidth, kSteps };
 
-// How "SAME" pads, in front and behind. False where that is more than a number holds.
-bool PadSame(int64_t length, int64_t kernel, int64_t stride, int64_t dilation, int32_t* before, int32_t* after) {
-  const int64_t outputs = (length + stride - 1) / stride;
-  const int64_t pads = std::max<int64_t>(0, (outputs - 1) * stride + (kernel - 1) * dilation + 1 - length);
-  if (pads > std::numeric_limits<int32_t>::max()) return false;
-  *before = static_cast<int32_t>(pads / 2);
-  *after = static_cast<int32_t>(pads - pads / 2);
-  return true;
-}
-
 class SparseConv2d {
  public:
   SparseConv2d(TF_OpKernelConstruction* context, Status* status) {
@@ -137,14 +127,7 @@ class SparseConv2d {
     shape->dilation_height = steps_[kDilationHeight];
     shape->dilation_width = steps_[kDilationWidth];
     shape->groups = channels / sizes_[kDepth];
-    return !same_ || Pad(shape);
-  }
-
-  static bool Pad(tfc_shape* s) {
-    return s->stride_height > 0 && s->stride_width > 0 &&
-           PadSame(s->height, s->kernel_height, s->stride_height, s->dilation_height, &s->pad_top,
-                   &s->pad_bottom) &&
-           PadSame(s->width, s->kernel_width, s->stride_width, s->dilation_width, &s->pad_left, &s->pad_right);
+    return !same_ || tfc_pad_same(shape) == TFC_OK;
   }
 
   int32_t sizes_[kSizes] = {}, steps_[kSteps] = {};

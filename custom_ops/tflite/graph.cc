@@ -1,6 +1,7 @@
 #include "graph.h"
 
 #include <algorithm>
+#include <cmath>
 #include <functional>
 #include <map>
 #include <numeric>
@@ -23,27 +24,20 @@ bool ActivationOf(TfLiteFusedActivation given, tfc_activation* activation) {
   return false;
 }
 
-// Places of (filters, rows, columns, depth) as `tfc_weights` wants them, (rows, columns, depth, filters).
+// Increasing places of (filters, rows, columns, depth) as `tfc_weights` wants them, (rows, columns, depth,
+// filters).
 void Reorder(const Entries& entries, int32_t filters, int64_t per_filter, Convolution* made) {
-  std::vector<std::pair<int32_t, float>> pairs;
-  pairs.reserve(entries.places.size());
+  std::vector<size_t> next(per_filter + 1);  // by what is left without the filter: where its entries go
+  for (const int64_t place : entries.places) ++next[place % per_filter + 1];
+  std::partial_sum(next.begin(), next.end(), next.begin());
+  made->indices.resize(entries.places.size());
+  made->values.resize(entries.places.size());
   for (size_t i = 0; i < entries.places.size(); ++i) {
     const int64_t filter = entries.places[i] / per_filter, rest = entries.places[i] % per_filter;
-    pairs.emplace_back(static_cast<int32_t>(rest * filters + filter), entries.values[i]);
+    const size_t at = next[rest]++;
+    made->indices[at] = static_cast<int32_t>(rest * filters + filter);
+    made->values[at] = entries.values[i];
   }
-  std::sort(pairs.begin(), pairs.end());
-  for (const auto& [index, value] : pairs) {
-    made->indices.push_back(index);
-    made->values.push_back(value);
-  }
-}
-
-void PadSame(int32_t length, int32_t kernel, int32_t stride, int32_t dilation, int32_t* before, int32_t* after) {
-  const int64_t outputs = (int64_t{length} + stride - 1) / stride;
-  const int64_t needed = (outputs - 1) * stride + (int64_t{kernel} - 1) * dilation + 1 - length;
-  const auto pads = static_cast<int32_t>(std::max<int64_t>(needed, 0));
-  *before = pads / 2;
-  *after = pads - pads / 2;
 }
 
 class Reader {
@@ -63,9 +57,9 @@ class Reader {
   TfLiteStatus ReadNodes() {
     TfLiteIntArray* plan = nullptr;
     if (context_->GetExecutionPlan(context_, &plan) != kTfLiteOk || plan == nullptr) return kTfLiteError;
-    graph_.order.assign(plan->data, plan->data + plan->size);  // later calls may change the array
+    const std::vector<int> order(plan->data, plan->data + plan->size);  // later calls may change the array
     graph_.readers.resize(context_->tensors_size);
-    for (const int index : graph_.order) {
+    for (const int index : order) {
       TfLiteNode* node = nullptr;
       TfLiteRegistration* registration = nullptr;
       if (context_->GetNodeAndRegistration(context_, index, &node, &registration) != kTfLiteOk)
@@ -77,6 +71,10 @@ class Reader {
       for (int i = 0; i < node->outputs->size; ++i) {
         if (InRange(node->outputs->data[i])) makers_[node->outputs->data[i]] = nodes_.size() - 1;
       }
+    }
+    for (size_t tensor = 0; tensor < context_->tensors_size; ++tensor) {
+      const bool input = makers_.count(static_cast<int>(tensor)) == 0 && !graph_.readers[tensor].empty();
+      open_inputs_ += input && !OpenAxes(static_cast<int>(tensor)).empty();
     }
     return kTfLiteOk;
   }
@@ -126,6 +124,7 @@ class Reader {
     const std::vector<int> filter = DimsOf(Tensor(node.node->inputs->data[1]));
     const std::vector<int> input = DimsOf(Tensor(node.node->inputs->data[0]));
     if (filter.size() != 4 || input.size() != 4 || filter[3] < 1) return "its tensors are not of rank 4";
+    if (input[3] % filter[3] != 0) return "its channels are no multiple of the depth of its filters";
     if (!ActivationOf(params.activation, &made->activation)) return "its activation is not relu or relu6";
     SetSteps(params, made);
     made->shape.channels = input[3];
@@ -156,8 +155,8 @@ class Reader {
     made->same = params.padding == kTfLitePaddingSame;
     made->shape.stride_height = params.stride_height;
     made->shape.stride_width = params.stride_width;
-    made->shape.dilation_height = std::max(1, params.dilation_height_factor);
-    made->shape.dilation_width = std::max(1, params.dilation_width_factor);
+    made->shape.dilation_height = params.dilation_height_factor;
+    made->shape.dilation_width = params.dilation_width_factor;
   }
 
   const char* ReadFullyConnected(const Node& node, Convolution* made) {
@@ -181,13 +180,13 @@ class Reader {
     Convolution* made = &step->convolution;
     tfc_shape check = made->shape;
     check.height = check.width = 1;
-    check.pad_bottom = check.kernel_height * std::max(1, check.dilation_height);
-    check.pad_right = check.kernel_width * std::max(1, check.dilation_width);
     int32_t height, width;
-    if (tfc_output_size(&check, &height, &width) != TFC_OK) return "its sizes make no convolution";
+    if (tfc_pad_same(&check) != TFC_OK || tfc_output_size(&check, &height, &width) != TFC_OK)
+      return "its sizes make no convolution";
     Entries entries;
-    if (const char* problem = ReadEntries(node.node->inputs->data[1], step, &entries)) return problem;
+    if (const char* problem = ReadEntries(node, node.node->inputs->data[1], step, &entries)) return problem;
     if (const char* problem = ReadBias(node, step)) return problem;
+    if (!Finite(entries.values) || !Finite(made->bias)) return "a weight or bias is infinite or not a number";
     const int64_t count = int64_t{check.kernel_height} * check.kernel_width * (check.channels / check.groups);
     // Where filters are the last axis already, all is as if there were one.
     Reorder(entries, made->filters_last ? 1 : check.filters, made->filters_last ? count * check.filters : count,
@@ -197,17 +196,26 @@ class Reader {
     return tfc_count_weights(&check, &weights, &made->counts) == TFC_OK ? nullptr : "its weights are not in order";
   }
 
-  // Follows nodes that only make weights dense or float32 to the constant that they begin with.
-  const char* ReadEntries(int tensor, Step* step, Entries* entries) {
+  static bool Finite(const std::vector<float>& values) {
+    return std::all_of(values.begin(), values.end(), [](float value) { return std::isfinite(value); });
+  }
+
+  // Follows nodes that only make weights dense or float32, each before its reader, to the constant that they
+  // begin with.
+  const char* ReadEntries(const Node& reader, int tensor, Step* step, Entries* entries) {
     bool ours = true;  // whether nothing else reads what these nodes make
+    const Node* last = &reader;
     for (auto maker = makers_.find(tensor); maker != makers_.end(); maker = makers_.find(tensor)) {
       const Node& node = nodes_[maker->second];
-      if (node.code != kTfLiteBuiltinDensify && node.code != kTfLiteBuiltinDequantize)
-        return "its weights are computed";
+      const bool converts = node.code == kTfLiteBuiltinDensify || node.code == kTfLiteBuiltinDequantize;
+      if (!converts || &node >= last || node.node->inputs->size < 1) return "its weights are computed";
       ours = ours && graph_.readers[tensor].size() == 1;
       if (ours) step->nodes.insert(step->nodes.begin(), node.index);
-      tensor = node.node->inputs->data[0];
-      if (!InRange(tensor)) return "a tensor is missing";
+      const int from = node.node->inputs->data[0];
+      if (!InRange(from)) return "a tensor is missing";
+      if (DimsOf(Tensor(from)) != DimsOf(Tensor(tensor))) return "its weights change their shape on the way";
+      tensor = from;
+      last = &node;
     }
     const TfLiteTensor& found = Tensor(tensor);
     if (!Constant(found)) return "its weights are not constants of float32 or float16";
@@ -229,7 +237,7 @@ class Reader {
       return "its bias has another size than its filters";
     }
     Entries entries;
-    if (const char* problem = ReadEntries(tensor, step, &entries)) return problem;
+    if (const char* problem = ReadEntries(node, tensor, step, &entries)) return problem;
     for (size_t i = 0; i < entries.places.size(); ++i) made->bias[entries.places[i]] = entries.values[i];
     return nullptr;
   }
@@ -244,7 +252,7 @@ class Reader {
     const auto& params = *static_cast<const TfLiteAddParams*>(node.node->builtin_data);
     if (!ActivationOf(params.activation, &activation)) return;
     const int a = inputs->data[0], b = inputs->data[1];
-    if (a == b || !InRange(a) || !InRange(b) || DimsOf(Tensor(a)) != DimsOf(Tensor(b))) return;
+    if (a == b || !InRange(a) || !InRange(b) || !OfOneShape(a, b)) return;
     if (Constant(Tensor(a)) || Constant(Tensor(b)) || makers_.count(a) + makers_.count(b) == 0) return;
     const bool first = makers_.count(b) == 0 || (makers_.count(a) != 0 && makers_[a] > makers_[b]);
     const int made = first ? a : b, other = first ? b : a;
@@ -261,9 +269,29 @@ class Reader {
     step_of_.erase(made);
   }
 
+  // Whether two maps have the same dimensions, and will when the inputs are resized: those that are open are
+  // batches, of the one input that has an open one.
+  bool OfOneShape(int a, int b) const {
+    const std::vector<int> dims = DimsOf(Tensor(a));
+    if (dims.empty() || dims != DimsOf(Tensor(b))) return false;
+    const std::vector<int> open = OpenAxes(a), others = OpenAxes(b);
+    const bool fixed = open.empty() && others.empty();
+    return fixed || (open == std::vector<int>{0} && others == open && open_inputs_ == 1);
+  }
+
+  std::vector<int> OpenAxes(int tensor) const {
+    std::vector<int> axes;
+    const TfLiteIntArray* signature = Tensor(tensor).dims_signature;
+    for (int axis = 0; signature != nullptr && axis < signature->size; ++axis) {
+      if (signature->data[axis] < 0) axes.push_back(axis);
+    }
+    return axes;
+  }
+
   TfLiteContext* context_;
   Graph& graph_;
   std::vector<Node> nodes_;
+  int open_inputs_ = 0;            // inputs of the graph of which an axis is open
   std::map<int, size_t> makers_;   // by tensor: which of `nodes_`
   std::map<int, size_t> step_of_;  // by output
 };
@@ -303,10 +331,7 @@ tfc_status FindSizes(const Convolution& c, const std::vector<int>& input, Sizes*
   if (input.size() != 4 || input[3] != s->channels) return TFC_BAD_SHAPE;
   s->height = input[1];
   s->width = input[2];
-  if (c.same) {
-    PadSame(s->height, s->kernel_height, s->stride_height, s->dilation_height, &s->pad_top, &s->pad_bottom);
-    PadSame(s->width, s->kernel_width, s->stride_width, s->dilation_width, &s->pad_left, &s->pad_right);
-  }
+  if (c.same && tfc_pad_same(s) != TFC_OK) return TFC_BAD_SHAPE;
   int32_t height, width;
   if (const auto status = tfc_output_size(s, &height, &width)) return status;
   sizes->images = input[0];

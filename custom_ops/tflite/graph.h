@@ -43,7 +43,6 @@ struct Graph {
   std::vector<Step> steps;  // in the order in which they run
   std::vector<Refusal> refusals;
   std::vector<std::vector<int>> readers;  // by tensor: nodes
-  std::vector<int> order;                 // of nodes
 };
 
 TfLiteStatus ReadGraph(TfLiteContext* context, Graph* graph);

@@ -1,6 +1,7 @@
 #include "planner.h"
 
 #include <algorithm>
+#include <cstring>
 #include <limits>
 #include <map>
 #include <numeric>
@@ -25,6 +26,42 @@ struct Way {
   tfc_tiles tiles;
 };
 
+// Numbers from 0, some of which belong together.
+class Sets {
+ public:
+  explicit Sets(size_t count) : first_(count) { std::iota(first_.begin(), first_.end(), 0); }
+
+  void Join(size_t a, size_t b) {
+    a = First(a);
+    b = First(b);
+    first_[std::max(a, b)] = std::min(a, b);
+  }
+
+  // In rising order of their first members, and each in rising order.
+  std::vector<std::vector<size_t>> All() {
+    std::vector<std::vector<size_t>> sets;
+    std::vector<size_t> place(first_.size());
+    for (size_t member = 0; member < first_.size(); ++member) {
+      const size_t first = First(member);
+      if (first == member) {
+        place[member] = sets.size();
+        sets.emplace_back();
+      }
+      sets[place[first]].push_back(member);
+    }
+    return sets;
+  }
+
+ private:
+  size_t First(size_t member) {
+    size_t found = member;
+    while (first_[found] != found) found = first_[found];
+    return first_[member] = found;
+  }
+
+  std::vector<size_t> first_;  // of the set, or nearer to it
+};
+
 class Planner {
  public:
   Planner(const std::vector<Unit>& units, const std::vector<bool>& visible, const Setting& setting)
@@ -37,42 +74,46 @@ class Planner {
 
   // The choice for every unit, of which those are taken, and what it costs in all.
   double Formats(const std::vector<bool>& taken, std::vector<Choice>* choices) {
-    choices->assign(units_.size(), {});
     const std::vector<bool> inner = Inner(taken);
-    std::vector<int> parts = Parts(taken, inner);
+    choices->assign(units_.size(), {});
     double seconds = 0;
-    for (size_t first = 0; first < units_.size(); ++first) {
-      if (!taken[first]) {
-        const Way& way = Find(first, kAnyTiles, false, false, false);
-        (*choices)[first] = {false, way.kernel, {}, false, false, false, way.dense, way.sparse};
-        seconds += way.dense * units_[first].images;
-      } else if (parts[first] == static_cast<int>(first)) {
-        seconds += Part(Members(parts, parts[first]), inner, choices);
-      }
+    for (const std::vector<size_t>& members : Parts(taken, inner)) {
+      const auto& [tiles, cost] = Best(members, taken, inner);
+      seconds += cost;
+      for (const size_t unit : members) (*choices)[unit] = ChoiceOf(unit, taken[unit], inner, tiles);
     }
+    return seconds;
+  }
+
+  double Seconds(const std::vector<bool>& taken) {
+    const std::vector<bool> inner = Inner(taken);
+    double seconds = 0;
+    for (const std::vector<size_t>& members : Parts(taken, inner)) seconds += Best(members, taken, inner).second;
     return seconds;
   }
 
   std::vector<Choice> Search() {
     std::vector<bool> taken(units_.size(), true);
-    std::vector<Choice> choices, others;
-    double seconds = Formats(taken, &choices);
+    double seconds = Seconds(taken);
     for (;;) {  // turns over what helps most, until nothing does
       double least = seconds;
       size_t best = units_.size();
       for (size_t unit = 0; unit < units_.size(); ++unit) {
         taken[unit] = !taken[unit];
-        const double other = Formats(taken, &others);
+        const double other = Seconds(taken);
         if (other < least * (1 - 1e-6)) {
           least = other;
           best = unit;
         }
         taken[unit] = !taken[unit];
       }
-      if (best == units_.size()) return choices;
+      if (best == units_.size()) break;
       taken[best] = !taken[best];
-      seconds = Formats(taken, &choices);
+      seconds = least;
     }
+    std::vector<Choice> choices;
+    Formats(taken, &choices);
+    return choices;
   }
 
  private:
@@ -104,60 +145,63 @@ class Planner {
     return maker >= 0 && sizes_[maker] == sizes_[unit] && units_[maker].images == units_[unit].images;
   }
 
-  // By unit: the first of those that such maps join it with.
-  std::vector<int> Parts(const std::vector<bool>& taken, const std::vector<bool>& inner) const {
-    std::vector<int> parts(units_.size()), maker(visible_.size(), -1);
-    std::iota(parts.begin(), parts.end(), 0);
+  // Units that such maps join, in order.
+  std::vector<std::vector<size_t>> Parts(const std::vector<bool>& taken, const std::vector<bool>& inner) const {
+    Sets sets(units_.size());
+    std::vector<int> maker(visible_.size(), -1);
     for (size_t unit = 0; unit < units_.size(); ++unit) {
       if (!taken[unit]) continue;
       for (const int32_t map : {units_[unit].input, units_[unit].residual}) {
-        if (map >= 0 && inner[map] && maker[map] >= 0) Join(&parts, maker[map], static_cast<int>(unit));
+        if (map >= 0 && inner[map] && maker[map] >= 0) sets.Join(static_cast<size_t>(maker[map]), unit);
       }
       maker[units_[unit].output] = static_cast<int>(unit);
     }
-    return parts;
-  }
-
-  static void Join(std::vector<int>* parts, int a, int b) {
-    const int kept = std::min((*parts)[a], (*parts)[b]), gone = std::max((*parts)[a], (*parts)[b]);
-    std::replace(parts->begin(), parts->end(), gone, kept);
-  }
-
-  static std::vector<size_t> Members(const std::vector<int>& parts, int part) {
-    std::vector<size_t> members;
-    for (size_t unit = 0; unit < parts.size(); ++unit) {
-      if (parts[unit] == part) members.push_back(unit);
-    }
-    return members;
+    return sets.All();
   }
 
   // ------------------------------------------------------------ tiles for units that are joined
 
-  double Part(const std::vector<size_t>& members, const std::vector<bool>& inner, std::vector<Choice>* choices) {
-    tfc_tiles best = kAnyTiles;
-    double least = Cost(members, inner, best);
-    if (members.size() > 1) {
-      for (const tfc_tiles& tiles : Candidates(sizes_[members.front()])) {
-        const double cost = Cost(members, inner, tiles);
-        if (cost >= least) continue;
-        least = cost;
-        best = tiles;
-      }
-    }
+  // The best tiles of a part and what it costs with them; the same parts come again and again in a search.
+  const std::pair<tfc_tiles, double>& Best(const std::vector<size_t>& members, const std::vector<bool>& taken,
+                                           const std::vector<bool>& inner) {
+    std::vector<int32_t> key;
     for (const size_t unit : members) {
       const Unit& u = units_[unit];
-      const bool tiled = best.rows > 0;
-      const Way& way = WayOf(unit, inner, best);
-      (*choices)[unit] = {true,
-                          way.kernel,
-                          way.tiles,
-                          tiled && inner[u.input],
-                          tiled && u.residual >= 0 && inner[u.residual],
-                          tiled && inner[u.output],
-                          way.dense,
-                          way.sparse};
+      const int32_t joined = inner[u.input] + 2 * inner[u.output] + 4 * (u.residual >= 0 && inner[u.residual]);
+      key.push_back(taken[unit] ? static_cast<int32_t>(unit) * 8 + joined : -1 - static_cast<int32_t>(unit));
     }
-    return least;
+    const auto [found, made] = parts_.try_emplace(std::move(key));
+    if (made) found->second = FindBest(members, taken, inner);
+    return found->second;
+  }
+
+  std::pair<tfc_tiles, double> FindBest(const std::vector<size_t>& members, const std::vector<bool>& taken,
+                                        const std::vector<bool>& inner) {
+    if (!taken[members.front()]) {
+      const size_t unit = members.front();
+      return {kAnyTiles, Find(unit, kAnyTiles, false, false, false).dense * units_[unit].images};
+    }
+    std::pair<tfc_tiles, double> best = {kAnyTiles, Cost(members, inner, kAnyTiles)};
+    if (members.size() == 1) return best;
+    for (const tfc_tiles& tiles : Candidates(sizes_[members.front()])) {
+      const double cost = Cost(members, inner, tiles);
+      if (cost < best.second) best = {tiles, cost};
+    }
+    return best;
+  }
+
+  Choice ChoiceOf(size_t unit, bool taken, const std::vector<bool>& inner, const tfc_tiles& tiles) {
+    const Unit& u = units_[unit];
+    const bool tiled = tiles.rows > 0;
+    const Way& way = taken ? WayOf(unit, inner, tiles) : Find(unit, kAnyTiles, false, false, false);
+    return {taken,
+            way.kernel,
+            taken ? way.tiles : kAnyTiles,
+            tiled && inner[u.input],
+            tiled && u.residual >= 0 && inner[u.residual],
+            tiled && inner[u.output],
+            way.dense,
+            way.sparse};
   }
 
   // With any tiles, all maps are images.
@@ -195,13 +239,34 @@ class Planner {
     return tiles;
   }
 
+  // One unit stands for all of its shape: they are many in deep networks.
   double CostAtSize(Size size, const tfc_tiles& tiles) {
     double seconds = 0;
-    for (size_t unit = 0; unit < units_.size() && seconds < kNever; ++unit) {
-      if (sizes_[unit] == size) seconds += Find(unit, tiles, TakesTiles(unit), false, true).sparse;
+    for (const auto& [unit, count] : ShapesAtSize(size)) {
+      if (seconds < kNever) seconds += count * Find(unit, tiles, TakesTiles(unit), false, true).sparse;
     }
     return seconds;
   }
+
+  // The first unit of each shape, and how many have it.
+  std::vector<std::pair<size_t, int>> ShapesAtSize(Size size) const {
+    std::vector<std::pair<size_t, int>> found;
+    for (size_t unit = 0; unit < units_.size(); ++unit) {
+      if (sizes_[unit] != size) continue;
+      const auto same = [&](const auto& other) {
+        return SameShape(units_[other.first].shape, units_[unit].shape);
+      };
+      const auto known = std::find_if(found.begin(), found.end(), same);
+      if (known == found.end()) {
+        found.emplace_back(unit, 1);
+      } else {
+        ++known->second;
+      }
+    }
+    return found;
+  }
+
+  static bool SameShape(const tfc_shape& a, const tfc_shape& b) { return std::memcmp(&a, &b, sizeof(a)) == 0; }
 
   const Way& Find(size_t unit, const tfc_tiles& tiles, bool input, bool residual, bool output) {
     const auto key = std::make_tuple(tiles.rows, tiles.columns, tiles.lane_rows, input, residual, output);
@@ -223,14 +288,52 @@ class Planner {
   std::vector<Size> sizes_;  // of outputs, by unit
   std::vector<std::map<std::tuple<int32_t, int32_t, int32_t, bool, bool, bool>, Way>> ways_;
   std::map<Size, std::vector<tfc_tiles>> candidates_;
+  std::map<std::vector<int32_t>, std::pair<tfc_tiles, double>> parts_;
 };
+
+// Units that share maps which nobody else sees: what is best for some of them says nothing of others.
+std::vector<std::vector<size_t>> Neighbours(const std::vector<Unit>& units, const std::vector<bool>& visible) {
+  Sets sets(units.size());
+  std::vector<int> user(visible.size(), -1);
+  for (size_t unit = 0; unit < units.size(); ++unit) {
+    for (const int32_t map : {units[unit].input, units[unit].residual, units[unit].output}) {
+      if (map < 0 || visible[map]) continue;
+      if (user[map] >= 0) sets.Join(static_cast<size_t>(user[map]), unit);
+      user[map] = static_cast<int>(unit);
+    }
+  }
+  return sets.All();
+}
+
+// Some of the units, with maps numbered anew.
+std::vector<Unit> Some(const std::vector<Unit>& units, const std::vector<size_t>& members,
+                       const std::vector<bool>& visible, std::vector<bool>* seen) {
+  std::map<int32_t, int32_t> numbers = {{-1, -1}};
+  std::vector<Unit> some;
+  for (const size_t member : members) {
+    some.push_back(units[member]);
+    for (int32_t* map : {&some.back().input, &some.back().residual, &some.back().output}) {
+      const auto [number, made] = numbers.try_emplace(*map, static_cast<int32_t>(seen->size()));
+      if (made) seen->push_back(visible[*map]);
+      *map = number->second;
+    }
+  }
+  return some;
+}
 
 }  // namespace
 
 std::vector<Choice> Plan(const std::vector<Unit>& units, const std::vector<bool>& visible,
                          const Setting& setting) {
   if (setting.force) return PlanFormats(units, visible, setting);
-  return Planner(units, visible, setting).Search();
+  std::vector<Choice> choices(units.size());
+  for (const std::vector<size_t>& members : Neighbours(units, visible)) {
+    std::vector<bool> seen;
+    const std::vector<Unit> some = Some(units, members, visible, &seen);
+    const std::vector<Choice> found = Planner(some, seen, setting).Search();
+    for (size_t i = 0; i < members.size(); ++i) choices[members[i]] = found[i];
+  }
+  return choices;
 }
 
 std::vector<Choice> PlanFormats(const std::vector<Unit>& units, const std::vector<bool>& visible,

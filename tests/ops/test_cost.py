@@ -94,8 +94,8 @@ def test_a_layer_that_is_never_faster_has_no_window(monkeypatch):
     [
         ({}, "needs a kernel"),
         ({"kernel": np.ones((3, 3, 64, 95))}, r"must have the shape \(3, 3, 64, 96\), got \(3, 3, 64, 95\)"),
-        ({"weights": -1}, "-1 weights"),
-        ({"weights": 5, "threads": 0}, "0 threads"),
+        ({"weights": -1}, "got -1"),
+        ({"weights": 5, "threads": 0}, "threads must be"),
     ],
 )
 def test_arguments_that_do_not_fit_are_refused(given, message):
@@ -151,3 +151,29 @@ def test_without_the_core_the_error_says_what_to_do(monkeypatch):
             cost.predict(SHAPE, weights=5)
     finally:
         cost._core.cache_clear()
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"height": 0}, "height must be"),
+        ({"filters": 2**31}, "filters must be"),
+        ({"channels": 2.5}, "channels must be"),
+        ({"kernel_size": 3}, "kernel_size must be two"),
+        ({"kernel_size": (3,)}, "kernel_size must be two"),
+        ({"strides": (0, 1)}, "strides must be two"),
+        ({"groups": 0}, "groups must be"),
+        ({"groups": 3}, "groups=3 must divide"),
+    ],
+)
+def test_sizes_that_are_none_are_refused(change, message):
+    sizes = {"height": 8, "width": 8, "channels": 16, "filters": 16, "kernel_size": (3, 3)}
+    with pytest.raises(ValueError, match=message):
+        cost.ConvShape(**{**sizes, **change})
+
+
+@pytest.mark.parametrize("arguments", [{"weights": 10**12}, {"weights": -1}, {}, {"weights": 9, "threads": 0}])
+def test_predictions_of_what_cannot_be_are_refused(arguments):
+    shape = cost.ConvShape(8, 8, 16, 16, (3, 3))
+    with pytest.raises(ValueError, match="must be|how many of 2304 weights"):
+        cost.predict(shape, **arguments)

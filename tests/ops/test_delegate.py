@@ -232,6 +232,84 @@ def test_maps_of_another_size_get_plans_of_their_own(tmp_path):
         close(outputs(runner, images), outputs(stock, images))
 
 
+def two_inputs():
+    a, b = keras.Input((8, 8, 16)), keras.Input((8, 8, 16))
+    return keras.Model([a, b], layers.Add()([layers.Conv2D(16, 3, padding="same")(a), b]))
+
+
+def pooled_and_added():
+    x = keras.Input((None, None, 16))
+    pooled = layers.GlobalAveragePooling2D(keepdims=True)(x)
+    return keras.Model(x, layers.Add()([layers.Conv2D(16, 1)(pooled), x]))
+
+
+@pytest.mark.parametrize("force", [True, False])
+@pytest.mark.parametrize(
+    ("build", "shapes"),
+    [
+        (two_inputs, [(3, 8, 8, 16), (1, 8, 8, 16)]),
+        (two_inputs, [(1, 8, 8, 16), (3, 8, 8, 16)]),
+        (pooled_and_added, [(2, 9, 7, 16)]),
+    ],
+    ids=["batches of 3 and 1", "batches of 1 and 3", "a mean added to a map"],
+)
+def test_additions_may_turn_out_to_be_of_maps_of_two_sizes(tmp_path, build, shapes, force):
+    content = content_of(thin_out(build(), 0.05), tmp_path)
+    rng = np.random.default_rng(0)
+    images = [rng.normal(size=shape).astype("float32") for shape in shapes]
+
+    def run(**options):
+        runner = interpreter(content, **options)
+        places = sorted(runner.get_input_details(), key=lambda detail: detail["name"])
+        for detail, image in zip(places, images, strict=True):
+            runner.resize_tensor_input(detail["index"], image.shape)
+        runner.allocate_tensors()
+        for detail, image in zip(places, images, strict=True):
+            runner.set_tensor(detail["index"], image)
+        runner.invoke()
+        return [runner.get_tensor(detail["index"]) for detail in runner.get_output_details()]
+
+    close(run(force=force), run())
+
+
+def test_what_is_not_a_number_stays_so(tmp_path):
+    x = keras.Input((12, 12, 16))
+    y = layers.Conv2D(16, 3, padding="same", activation="relu6")(x)
+    model = thin_out(keras.Model(x, layers.Conv2D(16, 3, padding="same", activation="relu")(y)), 0.1)
+    image = np.random.default_rng(0).normal(size=(1, 12, 12, 16)).astype("float32")
+    image[0, 5, 5, 3] = np.nan
+    content = content_of(model, tmp_path)
+    (mine,) = outputs(interpreter(content, force=True), image)
+    assert np.isnan(mine).any()  # only the outputs whose weights see it
+    assert (np.isnan(mine) <= np.isnan(outputs(interpreter(content), image)[0])).all()
+
+
+def test_weights_that_are_not_numbers_are_left_to_the_interpreter(tmp_path):
+    x = keras.Input((8, 8, 16))
+    model = thin_out(keras.Model(x, layers.Conv2D(32, 3)(x)), 0.1)
+    content = bytearray(content_of(model, tmp_path, sparse_encoding=False))
+    weight = model.layers[-1].get_weights()[0]
+    value = weight[np.nonzero(weight)][0].astype("float32").tobytes()
+    place = content.index(value)
+    content[place : place + 4] = np.float32(np.nan).tobytes()
+    image = np.random.default_rng(0).normal(size=(1, 8, 8, 16)).astype("float32")
+    mine, stock = (outputs(interpreter(bytes(content), **o), image)[0] for o in ({"force": True}, {}))
+    np.testing.assert_array_equal(np.isnan(mine), np.isnan(stock))
+    assert np.isnan(mine).any()
+    assert "infinite or not a number" in report_on(bytes(content), tmp_path)
+
+
+def test_deep_networks_are_planned_in_no_time(tmp_path):
+    """The search once looked at the whole network for every layer that it turned over, at every turn."""
+    x = i = keras.Input((8, 8, 32))
+    for number in range(150):
+        x = layers.Conv2D(32, 1, activation="relu" if number % 2 else None)(x)
+        x = layers.DepthwiseConv2D(3, padding="same")(x) if number % 3 == 0 else x
+    content = content_of(thin_out(keras.Model(i, x), 0.3), tmp_path)
+    image = np.zeros((1, 8, 8, 32), "float32")
+    close(outputs(interpreter(content, force=False), image), outputs(interpreter(content), image))
+
+
 def test_int8_models_are_left_to_the_interpreter(tmp_path):
     data = np.random.default_rng(0).normal(size=(20, 20, 20, 5)).astype("float32")
     x = keras.Input((20, 20, 5))
@@ -277,6 +355,12 @@ def test_latency_can_be_measured_with_and_without_it(files, tmp_path):
     assert ratio.median > 0
 
 
+@pytest.mark.parametrize("delegate", [(True,), [True, False, True], "yes", (1, 0)])
+def test_latency_ratio_wants_one_answer_or_one_for_each(delegate):
+    with pytest.raises(ValueError, match="delegate must be True or False"):
+        analysis.latency_ratio("a.tflite", "b.tflite", delegate=delegate)
+
+
 def test_run_tflite_takes_it(files, tmp_path):
     path = tmp_path / "model.tflite"
     path.write_bytes(files["zeros left out"])
@@ -309,7 +393,20 @@ def test_a_kernel_that_is_not_there_is_refused():
         load_delegate(delegate.specification()[0], {"kernel": "lanes_mmx"})
 
 
-@pytest.mark.parametrize("options", [{"threads": 0}, {"verbosity": 3}])
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"threads": 0},
+        {"threads": "2"},
+        {"threads": 2.5},
+        {"threads": True},
+        {"threads": 5000},
+        {"verbosity": 3},
+        {"verbosity": "1"},
+        {"force": "yes"},
+        {"force": None},
+    ],
+)
 def test_arguments_out_of_range_are_refused(options):
     with pytest.raises(ValueError, match="must be"):
         tfcompress.load_delegate(**options)

@@ -8,6 +8,7 @@
 """
 
 import contextlib
+import numbers
 import pathlib
 import tempfile
 from collections.abc import Iterator, Sequence
@@ -121,7 +122,7 @@ def latency(
 
 
 def latency_ratio(
-    first: Any, second: Any, *, delegate: bool | tuple[bool, bool] = False, **settings: Any
+    first: Any, second: Any, *, delegate: bool | Sequence[bool] = False, **settings: Any
 ) -> LatencyRatio:
     """Measures how the time of `first` compares to that of `second`.
 
@@ -137,7 +138,9 @@ def latency_ratio(
     Raises:
         ValueError: an argument is wrong, or a model does not run.
     """
-    delegates = delegate if isinstance(delegate, tuple) else (delegate, delegate)
+    delegates = tuple(delegate) if isinstance(delegate, Sequence) else (delegate, delegate)
+    if len(delegates) != 2 or not all(isinstance(wanted, (bool, np.bool_)) for wanted in delegates):
+        raise ValueError(f"delegate must be True or False, or one of these for each model, got {delegate!r}.")
     times, facts = _measure([first, second], delegates, _Settings(**settings))
     return LatencyRatio.of(*times, **facts)
 
@@ -158,8 +161,9 @@ class _Settings:
         if self.runtime not in RUNTIMES:
             raise ValueError(near_miss("runtime", self.runtime, RUNTIMES))
         for name, least in {"threads": 1, "batch": 1, "repeats": 1, "warmup": 0, "seconds": 0}.items():
-            if getattr(self, name) < least:
-                raise ValueError(f"{name} must be at least {least}, got {getattr(self, name)}.")
+            value = getattr(self, name)
+            if not isinstance(value, numbers.Real) or value < least:
+                raise ValueError(f"{name} must be a number of at least {least}, got {value!r}.")
 
     @property
     def inputs(self) -> Any:

@@ -110,6 +110,8 @@ class GuidedSparsity(UpdateMasks):
             raise ValueError(f"tolerance is a difference of sparsities, in [0, 1), got {tolerance!r}.")
         self.windows, self.input_shape = checked_windows(windows), input_shape
         self.patience, self.tolerance = int(patience), float(tolerance)
+        if backup is not None and (not isinstance(backup, (str, Path)) or Path(backup).is_file()):
+            raise ValueError(f"backup must be the path of a folder, got {backup!r}.")
         self.backup = None if backup is None else Path(backup)
         self._record: Record | None = None
         self._recorded: keras.Model | None = None  # the model that the record is about

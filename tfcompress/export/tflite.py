@@ -68,10 +68,10 @@ def tflite(
         representative_data: typical inputs, a few hundred: an array `(examples, ...)`; for several
             inputs a tuple or list of arrays or a dict; or an iterable of batches of these. Labels are
             ignored: a tuple is (inputs, labels) unless it has exactly the arrays that the model takes.
-        sparse_encoding: whether to store only the nonzero entries of weights. "auto" does so if the
-            file gets smaller and runs; True insists, False never does. The file runs everywhere; stock
-            interpreters are no faster with it, those with `tfcompress.load_delegate()` are, as they are
-            with zeros that are stored. With "int8" it must not be True, and with "dynamic_int8" True
+        sparse_encoding: whether to store only the nonzero entries of weights. "auto" does so if the file
+            gets smaller and runs, True wherever the converter can, False never. The file runs everywhere;
+            stock interpreters are no faster with it, those with `tfcompress.load_delegate()` are, as they
+            are with zeros that are stored. With "int8" it must not be True, and with "dynamic_int8" True
             mostly ends in an `ExportError`: the converter writes such files, but stock interpreters do
             not run them.
         data: the inputs to compare on, in any form that `representative_data` may have. Without it:

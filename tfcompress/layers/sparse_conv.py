@@ -1,7 +1,8 @@
 """A convolution that computes only with the weights that pruning has left."""
 
 import math
-from collections.abc import Sequence
+import numbers
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import keras
@@ -269,8 +270,8 @@ class SparseConv2D(keras.layers.Layer):
             )
         least = {"kernel_size": 1, "filters": 1, "groups": 1, "entries": 0}
         for name, low in least.items():
-            numbers = getattr(self, name) if name == "kernel_size" else (getattr(self, name),)
-            if not all(isinstance(number, (int, np.integer)) and number >= low for number in numbers):
+            given = getattr(self, name) if name == "kernel_size" else (getattr(self, name),)
+            if not all(_is_whole(number) and number >= low for number in given):
                 raise ValueError(f"{name} must be whole, {low} or more, got {getattr(self, name)!r}.")
         if self.filters % self.groups:
             raise ValueError(f"groups={self.groups} must divide filters={self.filters}.")
@@ -317,5 +318,9 @@ def unsuited(layer: Any) -> str:
     return ""
 
 
+def _is_whole(number: Any) -> bool:
+    return isinstance(number, numbers.Integral) and not isinstance(number, bool)
+
+
 def _pair(value: int | Sequence[int]) -> tuple[int, ...]:
-    return (value, value) if isinstance(value, int) else tuple(value)
+    return tuple(value) if isinstance(value, Iterable) else (value, value)

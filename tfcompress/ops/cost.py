@@ -11,6 +11,7 @@ import functools
 import hashlib
 import json
 import math
+import numbers
 import os
 import pathlib
 import platform
@@ -40,6 +41,9 @@ class ConvShape:
     """The sizes of a convolution of images `(height, width, channels)`.
 
     A dense layer is one of `kernel_size=(1, 1)` over maps of one pixel.
+
+    Raises:
+        ValueError: a size is no whole number of at least 1, or groups do not divide.
     """
 
     height: int
@@ -55,6 +59,17 @@ class ConvShape:
     def __post_init__(self) -> None:
         if self.padding not in ("same", "valid"):
             raise ValueError(f"padding must be 'same' or 'valid', got {self.padding!r}.")
+        for name in ("height", "width", "channels", "filters", "groups"):
+            if not _is_size(getattr(self, name)):
+                raise ValueError(f"{name} must be a whole number of at least 1, got {getattr(self, name)!r}.")
+        for name in ("kernel_size", "strides", "dilation_rate"):
+            value = getattr(self, name)
+            if not isinstance(value, Sequence) or len(value) != 2 or not all(map(_is_size, value)):
+                raise ValueError(f"{name} must be two whole numbers of at least 1, got {value!r}.")
+        if self.channels % self.groups or self.filters % self.groups:
+            raise ValueError(
+                f"groups={self.groups} must divide channels={self.channels} and filters={self.filters}."
+            )
 
     @classmethod
     def of(cls, layer: Any, input_shape: Sequence[int]) -> "ConvShape":
@@ -128,7 +143,8 @@ def predict(shape: ConvShape, kernel: Any = None, *, weights: int | None = None,
         threads: how many threads would compute.
 
     Raises:
-        ValueError: the kernel does not fit the shape, or the shape makes no convolution.
+        ValueError: the kernel does not fit the shape, it has fewer weights, or the shape makes no
+            convolution.
         RuntimeError: the native core was not built.
     """
     if kernel is not None:
@@ -137,11 +153,15 @@ def predict(shape: ConvShape, kernel: Any = None, *, weights: int | None = None,
         if kernel.shape != expected:
             raise ValueError(f"The kernel of {shape} must have the shape {expected}, got {kernel.shape}.")
         counts = _counted(shape, kernel)
-    elif weights is None:
-        raise ValueError("predict needs a kernel, or how many weights are not zero.")
+    elif not isinstance(weights, numbers.Integral) or not 0 <= weights <= shape.weights:
+        raise ValueError(
+            f"predict needs a kernel, or how many of {shape.weights} weights are not zero, got {weights!r}."
+        )
     else:
         counts = _at_random(shape, weights)
-    found = _predict(shape, counts, threads, measure_machine())
+    if not isinstance(threads, numbers.Integral) or threads < 1:
+        raise ValueError(f"threads must be a whole number of at least 1, got {threads!r}.")
+    found = _predict(shape, counts, int(threads), measure_machine())
     return Cost(1000 * found.dense_seconds, 1000 * found.sparse_seconds)
 
 
@@ -238,19 +258,12 @@ class _Shape(ctypes.Structure):
 
     @classmethod
     def of(cls, shape: ConvShape) -> "_Shape":
-        pads = [
-            _pads(shape.padding, *sizes)
-            for sizes in zip(
-                (shape.height, shape.width),
-                shape.kernel_size,
-                shape.strides,
-                shape.dilation_rate,
-                strict=True,
-            )
-        ]
         sizes = shape.height, shape.width, shape.channels, shape.filters
         steps = *shape.kernel_size, *shape.strides, *shape.dilation_rate
-        return cls(*sizes, *steps, *pads[0], *pads[1], shape.groups)
+        made = cls(*map(int, (*sizes, *steps, 0, 0, 0, 0, shape.groups)))
+        if shape.padding == "same":
+            _check(_core().tfc_pad_same(ctypes.byref(made)), f"{shape}: ")
+        return made
 
 
 class _Tiles(ctypes.Structure):
@@ -301,6 +314,7 @@ def _core() -> ctypes.CDLL:
     pointer, number = ctypes.c_void_p, ctypes.c_int32
     core.tfc_predict.argtypes = [pointer, pointer, pointer, pointer, number, pointer]
     core.tfc_count_weights.argtypes = [pointer, pointer, pointer]
+    core.tfc_pad_same.argtypes = [pointer]
     core.tfc_measure_machine.argtypes = [ctypes.c_char_p, pointer]
     core.tfc_status_message.restype = core.tfc_kernel_name.restype = ctypes.c_char_p
     return core
@@ -339,17 +353,13 @@ def _predict(shape: ConvShape, counts: _Counts, threads: int, machine: Machine) 
     return found
 
 
+def _is_size(number: Any) -> bool:
+    return isinstance(number, numbers.Integral) and 1 <= int(number) < 2**31
+
+
 def _check(status: int, what: str = "") -> None:
     if status != _OK:
         raise ValueError(f"{what}{_core().tfc_status_message(status).decode()}.")
-
-
-def _pads(padding: str, length: int, kernel: int, stride: int, dilation: int) -> tuple[int, int]:
-    """In front and behind, as TensorFlow pads."""
-    if padding == "valid":
-        return 0, 0
-    pads = max((-(-length // stride) - 1) * stride + (kernel - 1) * dilation + 1 - length, 0)
-    return pads // 2, pads - pads // 2
 
 
 # ------------------------------------------------------------------ the file of the measurement

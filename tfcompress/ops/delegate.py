@@ -5,10 +5,15 @@ from ai_edge_litert.interpreter import Interpreter  # or tf.lite.Interpreter
 interpreter = Interpreter("model.tflite", experimental_delegates=[tfcompress.load_delegate()])
 """
 
+import numbers
 from typing import Any
+
+import numpy as np
 
 from tfcompress import _native
 from tfcompress.ops import cost
+
+MOST_THREADS = 1024
 
 
 def load_delegate(*, threads: int | None = None, force: bool = False, verbosity: int = 0) -> Any:
@@ -19,6 +24,9 @@ def load_delegate(*, threads: int | None = None, force: bool = False, verbosity:
     file is an ordinary one, with zeros stored or left out (`export.tflite(sparse_encoding=...)`), and runs
     everywhere without the delegate, too. Between layers that it takes over, maps stay in the order in which
     the native code computes.
+
+    What is worth while is found out once, when the interpreter is made, for the sizes that the file gives. A
+    model that leaves the size of its images open is mostly left to the interpreter: export it with a size.
 
     Args:
         threads: how many threads it uses; None for as many as the interpreter's `num_threads`.
@@ -47,11 +55,20 @@ def specification(
         raise RuntimeError(
             "The TFLite delegate of tfcompress was not built. Install a C++ compiler and tfcompress again."
         )
-    if threads is not None and threads < 1:
-        raise ValueError(f"threads must be at least 1, or None, got {threads}.")
-    if verbosity not in (0, 1, 2):
+    if threads is not None and not _is_whole(threads, 1, MOST_THREADS):
+        raise ValueError(
+            f"threads must be a whole number from 1 to {MOST_THREADS}, or None, got {threads!r}."
+        )
+    if not _is_whole(verbosity, 0, 2):
         raise ValueError(f"verbosity must be 0, 1 or 2, got {verbosity!r}.")
+    if not isinstance(force, (bool, np.bool_)):
+        raise ValueError(f"force must be True or False, got {force!r}.")
     options = {"force": str(int(force)), "verbosity": str(verbosity)}
     if threads is not None:
         options["num_threads"] = str(threads)
     return str(library), {**options, "machine": cost.measure_machine().option}
+
+
+def _is_whole(number: Any, least: int, most: int) -> bool:
+    whole = isinstance(number, numbers.Integral) and not isinstance(number, bool)
+    return whole and least <= int(number) <= most

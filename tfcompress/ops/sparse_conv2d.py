@@ -48,8 +48,9 @@ def sparse_conv2d(
     threads as TensorFlow may use inside an op (`tf.config.threading`, or TF_NUM_INTRAOP_THREADS; else the
     processors of this process). In its place come TensorFlow's dense convolutions, with the same result,
     where XLA compiles (`jit_compile=True`), on a GPU, and where the library was not built or does not load,
-    of which a warning tells once. A weight that is not there multiplies nothing, not even an input that is
-    NaN or infinite; in the dense convolutions it is a zero.
+    of which a warning tells once. Outputs are NaN at least where one of their weights meets a NaN; whether
+    also where only weights meet it that are not there depends on what computes: in the dense convolutions,
+    and in blocks of 16 filters, these are zeros.
 
     It can be differentiated by inputs, values and bias; gradients are those of dense convolutions.
 

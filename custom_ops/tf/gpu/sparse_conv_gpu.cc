@@ -46,16 +46,6 @@ absl::Status StatusOf(tfc_status status) {
   return absl::InvalidArgumentError(message);
 }
 
-// How "SAME" pads, in front and behind. False where that is more than a number holds.
-bool PadSame(int64_t length, int64_t kernel, int64_t stride, int64_t dilation, int32_t* before, int32_t* after) {
-  const int64_t outputs = (length + stride - 1) / stride;
-  const int64_t pads = std::max<int64_t>(0, (outputs - 1) * stride + (kernel - 1) * dilation + 1 - length);
-  if (pads > std::numeric_limits<int32_t>::max()) return false;
-  *before = static_cast<int32_t>(pads / 2);
-  *after = static_cast<int32_t>(pads - pads / 2);
-  return true;
-}
-
 bool SameIndices(const Tensor& a, const Tensor& b) {
   const auto left = a.flat<int32_t>(), right = b.flat<int32_t>();
   return left.size() == right.size() && std::equal(left.data(), left.data() + left.size(), right.data());
@@ -109,9 +99,9 @@ class SparseConv2dGpu : public tensorflow::OpKernel {
     OP_REQUIRES_OK(context, context->GetAttr("steps", &steps_));
     OP_REQUIRES_OK(context, context->GetAttr("padding", &padding));
     OP_REQUIRES_OK(context, context->GetAttr("activation", &activation));
-    OP_REQUIRES(context, sizes_.size() == kSizes && steps_.size() == kSteps,
-                absl::InvalidArgumentError(std::string(kName) +
-                                           " expects 4 numbers in 'filter_shape' and 'steps'."));
+    OP_REQUIRES(
+        context, sizes_.size() == kSizes && steps_.size() == kSteps,
+        absl::InvalidArgumentError(std::string(kName) + " expects 4 numbers in 'filter_shape' and 'steps'."));
     same_ = padding == "SAME";
     activation_ = activation == "relu" ? TFC_RELU : activation == "relu6" ? TFC_RELU6 : TFC_LINEAR;
   }
@@ -161,14 +151,7 @@ class SparseConv2dGpu : public tensorflow::OpKernel {
     shape->dilation_height = steps_[kDilationHeight];
     shape->dilation_width = steps_[kDilationWidth];
     shape->groups = channels / sizes_[kDepth];
-    return !same_ || Pad(shape);
-  }
-
-  static bool Pad(tfc_shape* s) {
-    return s->stride_height > 0 && s->stride_width > 0 &&
-           PadSame(s->height, s->kernel_height, s->stride_height, s->dilation_height, &s->pad_top,
-                   &s->pad_bottom) &&
-           PadSame(s->width, s->kernel_width, s->stride_width, s->dilation_width, &s->pad_left, &s->pad_right);
+    return !same_ || tfc_pad_same(shape) == TFC_OK;
   }
 
   // The workspace goes back to TensorFlow's allocator at once, which hands it only to later work of the same
