@@ -10,6 +10,7 @@ Entropy(bins=100, images=1024)
 from tfcompress._registry import Registry
 from tfcompress.criteria.apoz import APoZ
 from tfcompress.criteria.bn_scale import BatchNormScale
+from tfcompress.criteria.correlation import Correlation, correlations
 from tfcompress.criteria.criterion import (
     ActivationCriterion,
     Criterion,
@@ -47,6 +48,7 @@ for _name, _class in {
     "deep_lda": DeepLDA,
     "taylor": Taylor,
     "taylor2019": Taylor2019,
+    "correlation": Correlation,
     "oracle": Oracle,
     "random": Random,
 }.items():
@@ -59,6 +61,7 @@ __all__ = [
     "APoZ",
     "ActivationCriterion",
     "BatchNormScale",
+    "Correlation",
     "Criterion",
     "DeepLDA",
     "Entropy",
@@ -73,6 +76,7 @@ __all__ = [
     "Taylor",
     "Taylor2019",
     "WeightCriterion",
+    "correlations",
     "firing",
     "get",
     "names",
