@@ -6,6 +6,7 @@ from tfcompress.pruning.budget import Budget, sparsity_for
 from tfcompress.pruning.compacted import compact
 from tfcompress.pruning.connections import prune_connections
 from tfcompress.pruning.head import replace_head
+from tfcompress.pruning.iterative import prune_iteratively
 from tfcompress.pruning.layerwise import prune_layerwise
 from tfcompress.pruning.prune import prune
 from tfcompress.pruning.removed import Removed
@@ -20,6 +21,7 @@ __all__ = [
     "compact",
     "prune",
     "prune_connections",
+    "prune_iteratively",
     "prune_layerwise",
     "reestimate_batch_norm",
     "remove_zeroed",

@@ -40,8 +40,8 @@ def prune_connections(
     training a sparse one from scratch fails.
 
     Where a half has fewer inputs than shall be drawn from it, the other one gives the rest, which the paper
-    does not say. Which layers of face networks it sparsifies, its own last convolutional and locally connected
-    ones, is `include` here; Keras 3 has no locally connected layers.
+    does not say. Which layers it sparsifies, the last convolutional and locally connected ones of face
+    networks, is `include` here; Keras 3 has no locally connected layers.
 
     Args:
         model: a trained functional or Sequential model. It is not changed.
