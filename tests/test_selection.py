@@ -182,3 +182,33 @@ def test_function_that_gives_no_mask_is_refused(sparsity):
 def test_wrong_settings_are_refused(settings):
     with pytest.raises(ValueError, match=next(iter(settings))):
         Selection(**settings)
+
+
+@given(SIZES, st.integers(1, 60), st.sampled_from([1, 4, 8]), st.integers(0, 99))
+def test_removing_the_lowest_round_by_round(sizes, count, round_to, seed):
+    selection = Selection(round_to=round_to, floor=0.2, scale="none")
+    scores, first = draw(sizes, seed), dict(zip(draw(sizes), sizes, strict=True))
+    for _ in range(5):
+        masks = selection.without_lowest(scores, count, first)
+        removed = sum(int((~mask).sum()) for mask in masks.values())
+        for name, mask in masks.items():
+            step = selection.step(first[name])
+            assert mask.sum() >= min(selection.least(first[name]), len(mask))
+            assert mask.all() or (
+                mask.sum() % step == 0 and scores[name][mask].min() >= scores[name][~mask].max()
+            )
+        if removed < count:  # all are at their floors
+            assert all(int(mask.sum()) <= selection.least(first[name]) for name, mask in masks.items())
+        else:
+            assert removed < count + max(map(selection.step, sizes))
+        scores = {name: values[masks[name]] for name, values in scores.items()}
+
+
+def test_the_lowest_of_all_groups_go_first_as_they_are_or_scaled():
+    scores = {"a": np.array([1.0, 2.0, 3.0, 4.0]), "b": np.array([10.0, 100.0, 100.0, 100.0])}
+    sizes = dict.fromkeys(scores, 4)
+    plain = Selection(round_to=1, scale="none").without_lowest(scores, 2, sizes)
+    assert plain["a"].tolist() == [False, False, True, True] and plain["b"].all()
+    scaled = Selection(round_to=1).without_lowest(scores, 2, sizes)
+    assert scaled["a"].tolist() == [False, True, True, True]
+    assert scaled["b"].tolist() == [False, True, True, True]

@@ -48,6 +48,14 @@ def batches_for(
         yield check_inputs(model, inputs), labels
 
 
+def labelled(model: keras.Model, data: Any, wanting: Any = "This") -> Iterator[tuple[list[np.ndarray], Any]]:
+    """As `batches_for`; `ValueError` where there are no labels, which is what is `wanting` them."""
+    for inputs, labels in batches_for(model, data):
+        if labels is None:
+            raise ValueError(f"{wanting} needs labels: pass data as (inputs, labels).")
+        yield inputs, labels
+
+
 def repeatable(data: Any) -> Any:
     """The data itself, or a list of its batches where it can be read only once."""
     return list(data) if isinstance(data, Iterator) else data
@@ -126,3 +134,20 @@ def _batches_of(data: Iterable) -> Iterator[Any]:
             f"batches, got {type(data).__name__}."
         )
     return iter(data)
+
+
+def classes(labels: Any) -> np.ndarray:
+    """Labels as integers `(images,)`, from integers `(images,)` or `(images, 1)`, or one-hot ones.
+
+    Raises:
+        ValueError: they are not one array of classes.
+    """
+    array = np.asarray(labels) if hasattr(labels, "shape") else None
+    if array is not None and array.ndim == 2:
+        array = array[:, 0] if array.shape[1] == 1 else array.argmax(axis=1)
+    if array is None or array.ndim != 1 or not np.array_equal(array, np.round(array)):
+        got = type(labels).__name__ if array is None else f"{array.dtype} of shape {np.shape(labels)}"
+        raise ValueError(
+            f"Expected one class per image, as integers (images,) or one-hot (images, classes), got {got}."
+        )
+    return array.astype(int)

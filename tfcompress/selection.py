@@ -21,6 +21,10 @@ Sparsity = float | Mapping[str, float] | Callable[[np.ndarray], np.ndarray]
 
 SCOPES = ("group", "global")
 NODE_LIMIT = 1000  # of the integer programs; a limit on time would make results depend on the machine
+SCALES: dict[str, Callable] = {
+    "mean": lambda scores: scores / (np.abs(scores).mean() or 1.0),
+    "none": lambda scores: scores,
+}
 POOLS: dict[str, Callable] = {"mean": np.mean, "max": np.max, "min": np.min, "sum": np.sum}
 
 
@@ -49,9 +53,10 @@ class Selection:
     """How scores become masks.
 
     Args:
-        scope: `"group"`: every group loses the same share. `"global"`: one ranking over all
-            groups; since scores are not comparable between layers, each group's are first divided
-            by their mean.
+        scope: `"group"`: every group loses the same share. `"global"`: one ranking over all groups.
+        scale: in a ranking over all groups, `"mean"` first divides each group's scores by their mean
+            absolute value, since those of different layers mostly do not compare; `"none"` takes them
+            as they are, for criteria that say that theirs do.
         round_to: numbers of channels that stay are multiples of this, because odd widths run
             slower. A group narrower than eight times that is rounded to a smaller power of two,
             so that rounding moves its sparsity by 1/16 at most.
@@ -67,10 +72,12 @@ class Selection:
     round_to: int = 8
     floor: float = 0.1
     pool: str = "mean"
+    scale: str = "mean"
 
     def __post_init__(self):
         _check_choice("scope", self.scope, SCOPES)
         _check_choice("pool", self.pool, POOLS)
+        _check_choice("scale", self.scale, SCALES)
         whole = isinstance(self.round_to, numbers.Real) and self.round_to == self.round_to // 1
         if not whole or self.round_to < 1:
             raise ValueError(f"round_to must be a positive whole number, got {self.round_to!r}.")
@@ -96,13 +103,47 @@ class Selection:
         steps = {name: self.step(len(values)) for name, values in scores.items()}
         return _fit(masks, scores, steps, least, balances)
 
+    def without_lowest(
+        self, scores: Scores, count: int, sizes: Mapping[str, int], balances: Sequence[Any] = ()
+    ) -> Masks:
+        """Masks that remove the `count` lowest entries of one ranking over all groups, whatever the scope.
+
+        A group loses entries a step at a time (see `round_to`), which count as their mean: so widths are
+        multiples of it at any time, and a few entries more may go than were asked for.
+
+        Args:
+            scores: group name -> `(size,)` scores, higher = keep.
+            count: how many entries to remove.
+            sizes: group name -> size at the beginning, of which the floor is a share.
+            balances: see `masks`.
+        """
+        steps = {name: self.step(size) for name, size in sizes.items()}
+        least = {name: min(self.least(sizes[name]), len(values)) for name, values in scores.items()}
+        bundles = [
+            (values[bundle].mean(), name, bundle)
+            for name, values in self.scaled(scores).items()
+            for bundle in _bundles(values, steps[name], least[name])
+        ]
+        masks = {name: np.ones(len(values), bool) for name, values in scores.items()}
+        removed = 0
+        for _, name, bundle in sorted(bundles, key=lambda bundle: bundle[0]):
+            if removed >= count:
+                break
+            masks[name][bundle] = False
+            removed += len(bundle)
+        return _fit(masks, scores, steps, least, balances)
+
+    def scaled(self, scores: Scores) -> Scores:
+        """The scores as they go into one ranking over all groups."""
+        return {name: SCALES[self.scale](values) for name, values in scores.items()}
+
     def counts(self, scores: Scores, sparsity: float | Mapping[str, float]) -> dict[str, int]:
         """How many entries of each group stay."""
         sizes = {name: len(values) for name, values in scores.items()}
         if isinstance(sparsity, Mapping):
             wanted = {name: size * (1 - sparsity.get(name, 0.0)) for name, size in sizes.items()}
         elif self.scope == "global":
-            wanted = _global_counts(scores, sparsity)
+            wanted = _global_counts(self.scaled(scores), sparsity)
         else:
             wanted = {name: size * (1 - sparsity) for name, size in sizes.items()}
         return {name: max(self.rounded(wanted[name], size), self.least(size)) for name, size in sizes.items()}
@@ -147,8 +188,7 @@ def check_sparsity(sparsity: Any, scope: str = "group") -> None:
         )
 
 
-def _global_counts(scores: Scores, sparsity: float) -> dict[str, float]:
-    scaled = {name: values / (np.abs(values).mean() or 1.0) for name, values in scores.items()}
+def _global_counts(scaled: Scores, sparsity: float) -> dict[str, float]:
     ranked = np.sort(np.concatenate(list(scaled.values())))
     threshold = ranked[min(round(sparsity * len(ranked)), len(ranked) - 1)]
     return {name: float((values >= threshold).sum()) for name, values in scaled.items()}
@@ -164,6 +204,13 @@ def _top(scores: np.ndarray, count: int) -> np.ndarray:
     mask = np.zeros(len(scores), bool)
     mask[np.argsort(-scores, kind="stable")[:count]] = True
     return mask
+
+
+def _bundles(scores: np.ndarray, step: int, least: int) -> list[np.ndarray]:
+    """The entries that may go, the lowest first, in bundles after which a multiple of `step` stays."""
+    order = np.argsort(-scores, kind="stable")[::-1]
+    stops = range(len(scores) - (len(scores) - 1) // step * step, len(scores) - least + 1, step)
+    return [order[max(stop - step, 0) : stop] for stop in stops]
 
 
 def _asked(sparsity: Callable[[np.ndarray], np.ndarray], scores: np.ndarray, least: int) -> np.ndarray:

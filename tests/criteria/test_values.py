@@ -306,3 +306,38 @@ def test_layers_inside_nested_models_and_wrappers_are_seen():
 def test_bad_input_is_refused(make, message):
     with pytest.raises(ValueError, match=message):
         make()
+
+
+@given(st.integers(0, 10**6))
+def test_hrank_equals_numpys_rank_of_every_map(seed):
+    rng = np.random.default_rng(seed)
+    ranks = rng.integers(0, 6, (3, 4))
+    maps = np.stack(
+        [[rng.normal(size=(6, r)) @ rng.normal(size=(r, 5)) for r in row] for row in ranks]
+    ).astype("float32")
+    i = keras.Input((6, 5, 4))
+    model = keras.Model(i, layers.DepthwiseConv2D(1, use_bias=False, name="same")(i))
+    model.get_layer("same").set_weights([np.ones((1, 1, 4, 1))])
+    scores = criteria.HRank().score(model, ["same"], maps.transpose(0, 2, 3, 1))["same"]
+    np.testing.assert_allclose(scores, np.linalg.matrix_rank(maps).mean(axis=0))
+
+
+def test_hrank_of_maps_of_one_and_of_three_axes():
+    x = np.random.default_rng(0).normal(size=(4, 5, 6, 7, 2)).astype("float32")
+    i = keras.Input((5, 6, 7, 2))
+    cubes = keras.Model(i, layers.Conv3D(3, 1, name="conv")(i))
+    assert criteria.HRank().score(cubes, ["conv"], x)["conv"].tolist() == [7, 7, 7]  # of 30 x 7
+    i = keras.Input((5, 2))
+    rows = keras.Model(i, layers.Conv1D(3, 1, name="conv")(i))
+    assert criteria.HRank().score(rows, ["conv"], x[:, :, 0, 0])["conv"].tolist() == [1, 1, 1]
+    scores = criteria.HRank().score(relu_network(), ["units"], np.array([[-1.0], [2.0], [3.0], [-4.0]]))
+    assert scores["units"].tolist() == [0, 1, 0.5]
+
+
+def test_mean_activation_is_the_mean_over_images_and_positions():
+    i = keras.Input((8, 8, 3))
+    x = layers.ReLU()(layers.BatchNormalization()(layers.Conv2D(6, 3, name="conv")(i)))
+    model = keras.Model(i, layers.GlobalMaxPooling2D()(x))
+    scores = criteria.MeanActivation().score(model, ["conv"], images())["conv"]
+    maps = keras.ops.convert_to_numpy(keras.Model(i, x)(images()))
+    np.testing.assert_allclose(scores, maps.mean((0, 1, 2)), rtol=1e-5)

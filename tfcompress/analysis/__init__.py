@@ -14,6 +14,7 @@ from tfcompress.analysis.costs import Costs, costs, macs, macs_by_weight
 from tfcompress.analysis.latency import Latency, latency, latency_ratio
 from tfcompress.analysis.mac_rules import MacRule, at_inputs, at_outputs, at_time_steps, register
 from tfcompress.analysis.plots import sensitivity_curves, sorted_scores
+from tfcompress.analysis.rank_correlation import RankCorrelation, rank_correlation
 from tfcompress.analysis.sensitivity import sensitivity
 from tfcompress.analysis.steps import Step
 from tfcompress.analysis.summary import Summary, summary
@@ -22,6 +23,7 @@ __all__ = [
     "Costs",
     "Latency",
     "MacRule",
+    "RankCorrelation",
     "Step",
     "Summary",
     "at_inputs",
@@ -32,6 +34,7 @@ __all__ = [
     "latency_ratio",
     "macs",
     "macs_by_weight",
+    "rank_correlation",
     "register",
     "sensitivity",
     "sensitivity_curves",

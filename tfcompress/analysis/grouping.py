@@ -147,15 +147,13 @@ def scores(
     Raises:
         ValueError: the criterion gives something else than finite scores, one for each filter.
     """
+    if hasattr(criterion, "score_groups"):
+        found = criterion.score_groups(model, {group.name: group.layers for group in groups}, data)
+        return _checked_all(criterion, found, {group.name: group.size for group in groups})
     layers = [path for group in groups for path in group.layers]
     score = criterion.score if hasattr(criterion, "score") else criterion
-    found = score(model, layers, data)
-    if not isinstance(found, Mapping):
-        raise ValueError(
-            f"Criterion '{name_of(criterion)}' gave {type(found).__name__}, expected a dict from layers to "
-            "scores."
-        )
-    by_layer = {path: _checked(criterion, graph, path, found[path]) for path in layers if path in found}
+    filters = {path: sum(g.layers[path].size for g in graph if path in g.layers) for path in layers}
+    by_layer = _checked_all(criterion, score(model, layers, data), filters)
     return {
         group.name: _pooled(group, by_layer, pool)
         for group in groups
@@ -217,18 +215,28 @@ def _pooled(group: Group, by_layer: Mapping[str, np.ndarray], pool: str) -> np.n
     return POOLS[pool](np.concatenate(columns, axis=1), axis=1)
 
 
-def _checked(criterion: Any, graph: ChannelGraph, path: str, scores: Any) -> np.ndarray:
-    """The scores of a layer as floats; `ValueError` unless they are finite and one per filter."""
-    expected = sum(group.layers[path].size for group in graph if path in group.layers)
+def _checked_all(criterion: Any, found: Any, sizes: Mapping[str, int]) -> dict[str, np.ndarray]:
+    """The scores, by name of layer or group, as floats; `ValueError` unless they fit the sizes."""
+    if not isinstance(found, Mapping):
+        raise ValueError(
+            f"Criterion '{name_of(criterion)}' gave {type(found).__name__}, expected a dict from layers to "
+            "scores."
+        )
+    return {
+        name: _checked(criterion, name, size, found[name]) for name, size in sizes.items() if name in found
+    }
+
+
+def _checked(criterion: Any, name: str, size: int, scores: Any) -> np.ndarray:
     values = np.asarray(keras.ops.convert_to_numpy(scores))
-    if values.shape != (expected,) or values.dtype.kind not in "biuf":
+    if values.shape != (size,) or values.dtype.kind not in "biuf":
         raise ValueError(
             f"Criterion '{name_of(criterion)}' gave {values.dtype} scores of shape {values.shape} for layer "
-            f"'{path}', expected numbers of shape ({expected},), one per filter."
+            f"'{name}', expected numbers of shape ({size},), one per filter."
         )
     if not np.isfinite(values).all():
         raise ValueError(
-            f"Criterion '{name_of(criterion)}' gave NaN or infinite scores for layer '{path}', channels "
+            f"Criterion '{name_of(criterion)}' gave NaN or infinite scores for layer '{name}', channels "
             f"{np.flatnonzero(~np.isfinite(values))[:8].tolist()}."
         )
     return values.astype(float)

@@ -14,7 +14,7 @@ array([3., 2.])
 """
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar
 
 import keras
@@ -22,6 +22,8 @@ import numpy as np
 
 from tfcompress.criteria import filters
 from tfcompress.criteria.sites import operations
+
+Groups = Mapping[str, Mapping[str, Any]]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -76,15 +78,43 @@ class WeightCriterion(Criterion):
 
 
 @dataclasses.dataclass(frozen=True)
-class ActivationCriterion(Criterion):
-    """Looks at activations. One forward pass over the data serves all layers and all criteria.
+class StreamingCriterion(Criterion):
+    """Sees the data batch by batch. One pass serves all layers and all such criteria.
 
-    It looks behind the layer's normalization and activation function, also where pooling, padding or the
-    end of a nested model lie in between. `statistics` runs inside the compiled pass, `update` and `result`
-    outside of it.
+    `statistics` runs inside the compiled pass, `update` and `result` outside of it.
     """
 
     needs_data: ClassVar[bool] = True
+
+    def update(self, state: Any, statistics: Any) -> Any:
+        """Adds a batch's statistics, as NumPy arrays, to the state, at first None. Default: sums."""
+        if state is None:
+            return keras.tree.map_structure(lambda value: value.astype("float64"), statistics)
+        return keras.tree.map_structure(lambda total, value: total + value, state, statistics)
+
+    def result(self, state: Any) -> np.ndarray:
+        """From the state after the last batch to `(channels,)`."""
+        raise NotImplementedError
+
+    def finished(
+        self, model: keras.Model, groups: Groups, scores: Mapping[str, np.ndarray]
+    ) -> Mapping[str, np.ndarray]:
+        """What needs the model, and the scores of all layers or groups: name -> final scores."""
+        return scores
+
+    def score(self, model: keras.Model, layers: Sequence[str], data: Any = None) -> dict[str, np.ndarray]:
+        from tfcompress.criteria.streaming import score_together
+
+        return score_together(model, {"": self}, layers, data)[""]
+
+
+@dataclasses.dataclass(frozen=True)
+class ActivationCriterion(StreamingCriterion):
+    """Looks at activations.
+
+    It looks behind the layer's normalization and activation function, also where pooling, padding or the
+    end of a nested model lie in between.
+    """
 
     @property
     def needs_activation(self) -> bool:
@@ -104,20 +134,47 @@ class ActivationCriterion(Criterion):
         """
         raise NotImplementedError
 
-    def update(self, state: Any, statistics: Any) -> Any:
-        """Adds a batch's statistics, as NumPy arrays, to the state, at first None. Default: sums."""
-        if state is None:
-            return keras.tree.map_structure(lambda value: value.astype("float64"), statistics)
-        return keras.tree.map_structure(lambda total, value: total + value, state, statistics)
 
-    def result(self, state: Any) -> np.ndarray:
-        """From the state after the last batch to `(channels,)`."""
+@dataclasses.dataclass(frozen=True)
+class GradientCriterion(StreamingCriterion):
+    """Looks at how the loss changes with gates: factors of 1 on channels, one per image.
+
+    The gates of a layer are behind its normalization and activation function, but before its output is
+    added to another layer's. Layers that are coupled are scored as one: an entry of the group is the mean
+    of its layers' gates, so that derivatives add up before their signs are lost. There are no gates in an
+    inner state, as that of a recurrent layer.
+
+    Args:
+        loss: as for `keras.Model.compile`; None: the one that the model is compiled with.
+    """
+
+    loss: Any = None
+
+    needs_labels: ClassVar[bool] = True
+    per_position: ClassVar[bool] = False  # derivatives by the mean over a map's positions, not by the sum
+
+    def statistics(self, slopes: Any) -> Any:
+        """From derivatives to what is worth keeping of them, in `keras.ops`.
+
+        Args:
+            slopes: `(batch, size)` float32, of each image's own loss by each entry's gate.
+
+        Returns:
+            A tensor, or a list or dict of tensors.
+        """
         raise NotImplementedError
 
-    def score(self, model: keras.Model, layers: Sequence[str], data: Any = None) -> dict[str, np.ndarray]:
-        from tfcompress.criteria.streaming import score_together
+    def score_groups(self, model: keras.Model, groups: Groups, data: Any = None) -> dict[str, np.ndarray]:
+        """Group name -> `(size,)` scores, higher = keep; see `score`.
 
-        return score_together(model, {"": self}, layers, data)[""]
+        Args:
+            model: as for `score`.
+            groups: group name -> layer path -> `(size, n)` numbers of the channels in each entry.
+            data: (images, labels).
+        """
+        from tfcompress.criteria.streaming import score_groups_together
+
+        return score_groups_together(model, {"": self}, groups, data)[""]
 
 
 def checked(path: str, scores: np.ndarray) -> np.ndarray:

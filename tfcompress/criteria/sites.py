@@ -15,7 +15,6 @@ _PASSED = (
     layers.BatchNormalization,
     layers.GroupNormalization,
     layers.LayerNormalization,
-    layers.Add,
     layers.Dropout,
     layers.SpatialDropout1D,
     layers.SpatialDropout2D,
@@ -40,7 +39,7 @@ _PASSED_IN_BETWEEN = tuple(
     for rank in (1, 2, 3)
 )
 _ACTIVATIONS = (layers.Activation, layers.ReLU, layers.LeakyReLU, layers.PReLU, layers.ELU, layers.Softmax)
-_PASSED_OPS = {"Add"}
+_MERGES, _MERGING_OPS = (layers.Add,), {"Add"}
 _PASSED_OPS_IN_BETWEEN = {"MaxPool", "AveragePool"}
 _ACTIVATION_OPS = {
     "Relu",
@@ -122,22 +121,27 @@ def owners(model: keras.Model) -> dict[str, Place]:
     return found
 
 
-def site(place: Place) -> Site:
+def site(place: Place, *, merged: bool = True) -> Site:
     """The tensor to look at for the layer at `place`.
 
     From the layer's output the way goes on while one operation alone reads the signal, into and out
     of nested models, and that operation is a normalization, an addition, dropout, pooling or padding; it
     ends behind the first activation function. Where there is none, the tensor is the last one before
     any pooling and padding.
+
+    Args:
+        place: where the layer is called.
+        merged: whether the way goes on behind an addition, where others' signals have joined.
     """
     found = Site(place.operation, 0, _has_activation(place.operation))
     if found.activated:
         return found
     settled = False
     for call in readers(place):
-        if _activates(call.operation):
+        if activates(call.operation):
             return Site(call.operation, call.index, True)
-        passed = _is(call.operation, _PASSED, _PASSED_OPS)
+        merges = _is(call.operation, _MERGES, _MERGING_OPS)
+        passed = (merges and merged) or _is(call.operation, _PASSED, set())
         if not passed and not _is(call.operation, _PASSED_IN_BETWEEN, _PASSED_OPS_IN_BETWEEN):
             break
         settled = settled or not passed
@@ -190,10 +194,10 @@ def _inside(place: Place, call: Call, ref: Ref) -> tuple[Place, Ref] | None:
 def _has_activation(operation: keras.Operation) -> bool:
     """Whether a layer has an activation function of its own, or is one."""
     function = getattr(_wrapped(operation), "activation", None)
-    return _activates(operation) if function is None else function is not keras.activations.linear
+    return activates(operation) if function is None else function is not keras.activations.linear
 
 
-def _activates(operation: keras.Operation) -> bool:
+def activates(operation: keras.Operation) -> bool:
     """Whether it is an activation function, and nothing else: channels stay what they are."""
     if not _is(operation, _ACTIVATIONS, _ACTIVATION_OPS):
         return False

@@ -1,10 +1,12 @@
-"""Verbs that take channels out of a model: a model in, a smaller model out."""
+"""Verbs that take channels or connections out of a model: a model in, a smaller model out."""
 
 from tfcompress.pruning.attach import attach
 from tfcompress.pruning.batch_norm import reestimate_batch_norm
 from tfcompress.pruning.budget import Budget, sparsity_for
 from tfcompress.pruning.compacted import compact
+from tfcompress.pruning.connections import prune_connections
 from tfcompress.pruning.head import replace_head
+from tfcompress.pruning.iterative import prune_iteratively
 from tfcompress.pruning.layerwise import prune_layerwise
 from tfcompress.pruning.prune import prune
 from tfcompress.pruning.removed import Removed
@@ -18,6 +20,8 @@ __all__ = [
     "attach",
     "compact",
     "prune",
+    "prune_connections",
+    "prune_iteratively",
     "prune_layerwise",
     "reestimate_batch_norm",
     "remove_zeroed",

@@ -14,9 +14,10 @@ from tfcompress.analysis import grouping
 from tfcompress.analysis.costs import macs_by_weight
 from tfcompress.analysis.steps import InputShape
 from tfcompress.channels import ChannelGraph
-from tfcompress.selection import Masks, Scores, Selection
+from tfcompress.selection import Scores, Selection
 
 Shapes = Mapping[tuple[str, int], tuple[int, ...]]
+Costs = Mapping[str, Callable[[Shapes], float]]
 
 
 def _params(model: keras.Model, _: InputShape | None) -> Callable[[Shapes], float]:
@@ -93,45 +94,49 @@ class Budget:
             ValueError: even with every group at the selection's floor the model is too big; the
                 message says how small it can get.
         """
-        fits = self._fits(model, graph)
+        costs = self._costs(model)
+        limits = self._absolute(costs, graph)
         counts = selection.counts(scores, 0.0)
 
         def excess(counts: Mapping[str, int]) -> dict[str, tuple[float, float]]:
-            return fits(selection.masks(scores, _shares(counts, scores), graph.balances))
+            masks = selection.masks(scores, _shares(counts, scores), graph.balances)
+            return limits._over(costs, graph.shapes_after(masks))
 
         if excess(counts):
             counts = self._bisect(scores, selection, excess)
         return _shares(counts, scores)
 
-    def _fits(
-        self, model: keras.Model, graph: ChannelGraph
-    ) -> Callable[[Masks], dict[str, tuple[float, float]]]:
-        """From masks to what they leave too big: cost -> (value, limit)."""
-        costs = {name: COSTS[name](model, self.input_shape) for name in self.limits}
+    def absolute(self, model: keras.Model) -> "Budget":
+        """The budget with each share as that of what the model costs."""
+        return self._absolute(self._costs(model), channels.trace(model))
+
+    def excess(self, model: keras.Model) -> dict[str, tuple[float, float]]:
+        """What of a model is too big: cost -> (value, limit). The limits must be absolute."""
+        return self._over(self._costs(model), channels.trace(model).shapes_after({}))
+
+    def _costs(self, model: keras.Model) -> Costs:
+        return {name: COSTS[name](model, self.input_shape) for name in self.limits}
+
+    def _absolute(self, costs: Costs, graph: ChannelGraph) -> "Budget":
         whole = graph.shapes_after({})
-        limits = {
-            name: limit * costs[name](whole) if limit <= 1 else limit for name, limit in self.limits.items()
+        return Budget(
+            {
+                name: limit * costs[name](whole) if limit <= 1 else limit
+                for name, limit in self.limits.items()
+            },
+            self.input_shape,
+        )
+
+    def _over(self, costs: Costs, shapes: Shapes) -> dict[str, tuple[float, float]]:
+        values = {name: cost(shapes) for name, cost in costs.items()}
+        return {
+            name: (value, self.limits[name]) for name, value in values.items() if value > self.limits[name]
         }
-
-        def excess(masks: Masks) -> dict[str, tuple[float, float]]:
-            shapes = graph.shapes_after(masks)
-            values = {name: cost(shapes) for name, cost in costs.items()}
-            return {name: (value, limits[name]) for name, value in values.items() if value > limits[name]}
-
-        return excess
 
     @staticmethod
     def _bisect(scores: Scores, selection: Selection, excess: Callable) -> dict[str, int]:
         low, high = 0.0, 1.0 - 1e-9
-        over = excess(selection.counts(scores, high))
-        if over:
-            reached = ", ".join(
-                f"{name} {value:,.0f} > {limit:,.0f}" for name, (value, limit) in over.items()
-            )
-            raise ValueError(
-                f"The budget cannot be met: with a floor of {selection.floor:.0%} per group the least "
-                f"is {reached}. Raise the budget, lower Selection(floor=...), or include more layers."
-            )
+        check_reachable(excess(selection.counts(scores, high)), selection)
         while high - low > 1e-3:
             middle = (low + high) / 2
             low, high = (middle, high) if excess(selection.counts(scores, middle)) else (low, middle)
@@ -140,6 +145,16 @@ class Budget:
             if count > counts[name] and not excess({**counts, name: count}):
                 counts[name] = count
         return counts
+
+
+def check_reachable(over: Mapping[str, tuple[float, float]], selection: Selection) -> None:
+    """Raises `ValueError` if a model of which no more can be removed is still too big."""
+    if over:
+        reached = ", ".join(f"{name} {value:,.0f} > {limit:,.0f}" for name, (value, limit) in over.items())
+        raise ValueError(
+            f"The budget cannot be met: with a floor of {selection.floor:.0%} per group the least "
+            f"is {reached}. Raise the budget, lower Selection(floor=...), or include more layers."
+        )
 
 
 def _shares(counts: Mapping[str, int], scores: Scores) -> dict[str, float]:

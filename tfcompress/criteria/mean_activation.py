@@ -1,0 +1,30 @@
+"""The mean of a channel's activations (Polyak and Wolf 2015; Molchanov et al. 2017)."""
+
+from dataclasses import dataclass
+from typing import Any
+
+import keras
+import numpy as np
+
+from tfcompress.criteria.criterion import ActivationCriterion
+
+
+@dataclass(frozen=True)
+class MeanActivation(ActivationCriterion):
+    """How strongly a channel is active: the mean over images and positions.
+
+    It comes from face detection (Polyak and Wolf 2015, "Channel-Level Acceleration of Deep Face
+    Representations") and is "mean activation" in the comparison of Molchanov et al. 2017, behind the
+    activation function. Use it on networks with ReLU: where activations have both signs, they cancel.
+    """
+
+    def statistics(self, outputs: Any, labels: Any) -> Any:
+        others = tuple(range(1, len(outputs.shape) - 1))
+        means = keras.ops.mean(outputs, axis=others) if others else outputs
+        return {
+            "sum": keras.ops.sum(means, axis=0),
+            "images": keras.ops.sum(keras.ops.ones_like(means[:, 0])),
+        }
+
+    def result(self, state: Any) -> np.ndarray:
+        return state["sum"] / state["images"]

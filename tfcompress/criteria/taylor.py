@@ -1,0 +1,141 @@
+"""Taylor expansions of the loss: what it would lose without a channel (Molchanov et al. 2017, 2019)."""
+
+import math
+import numbers
+from collections import Counter
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import keras
+import numpy as np
+
+from tfcompress import _calls
+from tfcompress._registry import near_miss
+from tfcompress.criteria.criterion import GradientCriterion, Groups
+from tfcompress.criteria.sites import owners
+from tfcompress.criteria.taps import channel_axis, channels_of
+
+FLOPS_UNITS = {"FLOPs": 1.0, "MFLOPs": 1e-6, "GFLOPs": 1e-9}
+
+
+@dataclass(frozen=True)
+class Taylor(GradientCriterion):
+    """The change of the loss that a first-order expansion expects without a feature map.
+
+    For the map *z* of one channel, with M positions, behind its activation function:
+    `Theta = mean over images of |1/M sum_m dC/dz_m z_m|`, then `Theta / sqrt(sum_j Theta_j^2)` within its
+    layer, then `Theta - flops_weight * flops of one filter of the layer`, which spares cheap layers less
+    (Molchanov et al. 2017, "Pruning Convolutional Neural Networks for Resource Efficient Inference",
+    eqs. 8, 10 and 11). C is the loss of a single image, so that scores do not depend on the batch size.
+
+    Public code differs from the paper: the authors' own takes absolute values position by position, others
+    average over images before. Here it is as in the paper.
+
+    Meant for a ranking over all layers, `Selection(scope="global")`, a few channels at a time with some
+    training in between.
+
+    Args:
+        loss: as for `keras.Model.compile`; None: the one that the model is compiled with.
+        normalize: whether each layer's scores have an L2 norm of 1, without which layers do not compare.
+        flops_weight: lambda of the regularization; 0 leaves it out. The paper has 1e-3 for FLOPs in millions,
+            and networks of some 30 GFLOPs: for others it has to be chosen anew.
+        flops_unit: `"FLOPs"`, `"MFLOPs"` or `"GFLOPs"`. FLOPs are two per multiply-accumulate.
+    """
+
+    normalize: bool = True
+    flops_weight: float = 0.0
+    flops_unit: str = "MFLOPs"
+
+    per_position: ClassVar[bool] = True
+
+    def __post_init__(self):
+        if not isinstance(self.flops_weight, numbers.Real) or not 0 <= self.flops_weight < math.inf:
+            raise ValueError(f"flops_weight must be a number of at least 0, got {self.flops_weight!r}.")
+        if self.flops_unit not in FLOPS_UNITS:
+            raise ValueError(near_miss("unit", self.flops_unit, FLOPS_UNITS))
+
+    def statistics(self, slopes: Any) -> Any:
+        return {
+            "sum": keras.ops.sum(keras.ops.abs(slopes), axis=0),
+            "images": keras.ops.sum(keras.ops.ones_like(slopes[:, 0])),
+        }
+
+    def result(self, state: Any) -> np.ndarray:
+        theta = state["sum"] / state["images"]
+        norm = np.linalg.norm(theta)
+        return theta / norm if self.normalize and norm > 0 else theta
+
+    def finished(
+        self, model: keras.Model, groups: Groups, scores: Mapping[str, np.ndarray]
+    ) -> Mapping[str, np.ndarray]:
+        if not self.flops_weight:
+            return scores
+        flops = _flops_per_entry(model, groups, scores)
+        factor = self.flops_weight * FLOPS_UNITS[self.flops_unit]
+        return {name: values - factor * flops[name] for name, values in scores.items()}
+
+
+@dataclass(frozen=True)
+class Taylor2019(GradientCriterion):
+    """The squared change of the loss that a first-order expansion expects without a channel.
+
+    `I = mean over mini-batches of (dE/dg)^2` for a gate *g* = 1 on the channel, where E is the mean loss of
+    the mini-batch: the gates of Molchanov et al. 2019, "Importance Estimation for Neural Network Pruning",
+    the variant that the authors find best. Scores of layers compare as they are: meant for
+    `Selection(scope="global")`, and for scores smoothed over rounds.
+
+    The paper puts gates behind the BatchNormalization, here they are behind the activation function that
+    follows. Where that is a ReLU both derivatives are equal.
+
+    Args:
+        loss: as for `keras.Model.compile`; None: the one that the model is compiled with.
+        batch_size: images per mini-batch, whatever batches the data comes in. What is left over at the end
+            counts only if it is all there is.
+    """
+
+    batch_size: int = 32
+
+    def __post_init__(self):
+        if not isinstance(self.batch_size, numbers.Integral) or self.batch_size < 1:
+            raise ValueError(f"batch_size must be a positive whole number, got {self.batch_size!r}.")
+
+    def statistics(self, slopes: Any) -> Any:
+        return slopes
+
+    def update(self, state: "_Squares | None", statistics: Any) -> "_Squares":
+        state = state or _Squares(np.zeros((0, statistics.shape[1])), np.zeros(statistics.shape[1]), 0)
+        rows = np.concatenate([state.rest, statistics.astype("float64")])
+        whole = len(rows) // self.batch_size * self.batch_size
+        means = rows[:whole].reshape(-1, self.batch_size, rows.shape[1]).mean(axis=1)
+        return _Squares(rows[whole:], state.total + (means**2).sum(axis=0), state.batches + len(means))
+
+    def result(self, state: "_Squares") -> np.ndarray:
+        return state.total / state.batches if state.batches else state.rest.mean(axis=0) ** 2
+
+
+@dataclass(frozen=True)
+class _Squares:
+    """Sums over mini-batches; `rest` are the derivatives of images that do not fill one yet."""
+
+    rest: np.ndarray
+    total: np.ndarray
+    batches: int
+
+
+def _flops_per_entry(model: keras.Model, groups: Groups, names: Iterable[str]) -> dict[str, float]:
+    """Group name -> two per multiply-accumulate that its layers spend on one of its entries."""
+    from tfcompress.analysis.costs import costs  # analysis itself scores by criteria
+
+    layers, places = dict(_calls.walk(model)), owners(model)
+    macs: Counter[str] = Counter()
+    for (path, index), positions in costs(model).positions.items():
+        macs[path] += positions * math.prod(layers[path].weights[index].shape)
+
+    def of_entry(path: str, outputs: Any) -> float:
+        channels = channels_of(places[path], channel_axis(layers[path], places[path].operation))
+        return 2 * macs[path] / channels * (1 if outputs is None else outputs.shape[1])
+
+    return {
+        name: sum(of_entry(*layer) for layer in groups[name].items() if layer[0] in places) for name in names
+    }
