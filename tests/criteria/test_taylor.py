@@ -269,6 +269,13 @@ def test_the_oracle_leaves_the_model_as_it_was_and_scores_grouped_convolutions()
     np.testing.assert_allclose(np.abs(signed), scores["stem"])
 
 
+def test_the_oracle_leaves_out_a_layer_of_one_channel():
+    i = keras.Input((6, 6, 2))
+    x = layers.Conv2D(4, 3, name="wide")(layers.Conv2D(1, 1, name="narrow")(i))
+    model = filled(keras.Model(i, layers.Dense(1)(layers.GlobalAveragePooling2D()(x))))
+    assert list(criteria.Oracle(loss="mse").score(model, ["narrow", "wide"], images(3))) == ["wide"]
+
+
 # ------------------------------------------------------------------ bad input
 
 

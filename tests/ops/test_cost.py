@@ -172,7 +172,9 @@ def test_sizes_that_are_none_are_refused(change, message):
         cost.ConvShape(**{**sizes, **change})
 
 
-@pytest.mark.parametrize("arguments", [{"weights": 10**12}, {"weights": -1}, {}, {"weights": 9, "threads": 0}])
+@pytest.mark.parametrize(
+    "arguments", [{"weights": 10**12}, {"weights": -1}, {}, {"weights": 9, "threads": 0}]
+)
 def test_predictions_of_what_cannot_be_are_refused(arguments):
     shape = cost.ConvShape(8, 8, 16, 16, (3, 3))
     with pytest.raises(ValueError, match="must be|how many of 2304 weights"):

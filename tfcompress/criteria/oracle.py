@@ -41,7 +41,7 @@ class Oracle(Criterion):
         by_group = self.score_groups(model, {name: group.layers for name, group in groups.items()}, data)
         found: dict[str, np.ndarray] = {}
         for path in layers:
-            mine = {name: group.layers[path] for name, group in groups.items() if path in group.layers}
+            mine = {name: groups[name].layers[path] for name in by_group if path in groups[name].layers}
             if mine:
                 found[path] = np.zeros(sum(outputs.size for outputs in mine.values()))
             for name, outputs in mine.items():
@@ -49,7 +49,10 @@ class Oracle(Criterion):
         return found
 
     def score_groups(self, model: keras.Model, groups: Groups, data: Any = None) -> dict[str, np.ndarray]:
-        """Group name -> `(size,)` scores; the groups are those of `channels.trace(model)`."""
+        """Group name -> `(size,)` scores; the groups are those of `channels.trace(model)`.
+
+        Groups of a single entry are left out: without it there would be nothing.
+        """
         from tfcompress.analysis.grouping import check_finite  # analysis itself scores by criteria
 
         if data is None:
@@ -63,6 +66,8 @@ class Oracle(Criterion):
         whole = loss.mean(data)
         found = {}
         for name in groups:
+            if graph[name].size == 1:
+                continue  # it is all there is
             changes = [
                 _without(copy, graph, name, entry, loss, data) - whole for entry in range(graph[name].size)
             ]
@@ -75,8 +80,6 @@ def _without(
 ) -> float:
     """The mean loss while nothing reads the entry of a group."""
     keep = np.arange(graph[name].size) != entry
-    if not keep.any():
-        return np.inf  # it is all there is
     before = [(weight, to_numpy(weight)) for weight, _ in channels.reading_masks(model, graph, {name: keep})]
     channels.silence(model, graph, {name: keep})
     try:
