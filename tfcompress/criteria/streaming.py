@@ -65,8 +65,10 @@ def score_groups_together(
             for name, value in by_name.items():
                 states[key][name] = criteria[key].update(states[key].get(name), value)
     found: Scores = {}
+    order = dict.fromkeys([*groups, *(path for group in groups.values() for path in group)])
     for key, criterion in criteria.items():
-        results = {name: checked(name, criterion.result(state)) for name, state in states[key].items()}
+        done = {name: states[key][name] for name in order if name in states[key]}  # JAX sorts names
+        results = {name: checked(name, criterion.result(state)) for name, state in done.items()}
         found[key] = dict(criterion.finished(model, groups, results))
     return found
 
