@@ -48,9 +48,11 @@ def batches_for(
         yield check_inputs(model, inputs), labels
 
 
-def labelled(model: keras.Model, data: Any, wanting: Any = "This") -> Iterator[tuple[list[np.ndarray], Any]]:
-    """As `batches_for`; `ValueError` where there are no labels, which is what is `wanting` them."""
-    for inputs, labels in batches_for(model, data):
+def labelled(
+    model: keras.Model, data: Any, wanting: str, batch_size: int = 32
+) -> Iterator[tuple[list[np.ndarray], Any]]:
+    """As `batches_for`; `ValueError` where there are no labels, which says what is `wanting` them."""
+    for inputs, labels in batches_for(model, data, batch_size):
         if labels is None:
             raise ValueError(f"{wanting} needs labels: pass data as (inputs, labels).")
         yield inputs, labels

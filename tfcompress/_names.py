@@ -6,7 +6,8 @@
 
 import functools
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
 
 from tfcompress._registry import near_miss
 
@@ -30,6 +31,21 @@ def chosen(names: Iterable[str], include: Patterns = None, exclude: Patterns = N
         if (not include or any(matches(name, pattern) for pattern in include))
         and not any(matches(name, pattern) for pattern in exclude)
     ]
+
+
+def shares(names: Iterable[str], share: Any) -> dict[str, Any]:
+    """Name -> its share, out of one for all or a dict by name or regular expression; the first match counts.
+
+    Raises:
+        ValueError: a pattern matches no name.
+    """
+    names = list(names)
+    if not isinstance(share, Mapping):
+        return dict.fromkeys(names, share)
+    for pattern in share:
+        chosen(names, [pattern])
+    matching = {name: [one for pattern, one in share.items() if matches(name, pattern)] for name in names}
+    return {name: found[0] for name, found in matching.items() if found}
 
 
 def matches(name: str, pattern: str) -> bool:

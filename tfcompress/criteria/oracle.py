@@ -62,7 +62,7 @@ class Oracle(Criterion):
         copy = _cloning.clone(model)
         # One channel alone may go here, also where blocks of a grouped convolution must keep equal numbers.
         graph = dataclasses.replace(channels.trace(copy), balances=())
-        loss = _Losses(copy, self.loss)
+        loss = Losses(copy, self.loss)
         whole = loss.mean(data)
         found = {}
         for name in groups:
@@ -76,7 +76,7 @@ class Oracle(Criterion):
 
 
 def _without(
-    model: keras.Model, graph: channels.ChannelGraph, name: str, entry: int, loss: "_Losses", data: Any
+    model: keras.Model, graph: channels.ChannelGraph, name: str, entry: int, loss: "Losses", data: Any
 ) -> float:
     """The mean loss while nothing reads the entry of a group."""
     keep = np.arange(graph[name].size) != entry
@@ -89,7 +89,7 @@ def _without(
             weight.assign(value)
 
 
-class _Losses(keras.Model):
+class Losses(keras.Model):
     """A model's loss of every image."""
 
     def __init__(self, model: keras.Model, loss: Any):

@@ -9,6 +9,7 @@ from tfcompress.pruning.head import replace_head
 from tfcompress.pruning.iterative import prune_iteratively
 from tfcompress.pruning.layerwise import prune_layerwise
 from tfcompress.pruning.prune import prune
+from tfcompress.pruning.random_masks import Search, random_masks
 from tfcompress.pruning.removed import Removed
 from tfcompress.pruning.silenced import shrink_silenced
 from tfcompress.pruning.sparsify import sparsify
@@ -17,12 +18,14 @@ from tfcompress.pruning.zeroed import remove_zeroed
 __all__ = [
     "Budget",
     "Removed",
+    "Search",
     "attach",
     "compact",
     "prune",
     "prune_connections",
     "prune_iteratively",
     "prune_layerwise",
+    "random_masks",
     "reestimate_batch_norm",
     "remove_zeroed",
     "replace_head",

@@ -120,16 +120,7 @@ def _shares(
         path = refused[0]
         raise ValueError(f"The connections of '{path}' have no correlations: {asked[path]}.")
     paths = [path for path in asked if path not in refused]
-    if isinstance(sparsity, Mapping):
-        for pattern in sparsity:
-            _names.chosen(found, [pattern], None)
-        shares: dict[str, float] = {}
-        for path in paths:
-            matching = [share for pattern, share in sparsity.items() if _names.matches(path, pattern)]
-            if matching:
-                shares[path] = matching[0]
-    else:
-        shares = dict.fromkeys(paths, sparsity)
+    shares = _names.shares(paths, sparsity)
     if not shares:
         raise ValueError(f"'{model.name}' has no Dense layer and no convolution to prune the connections of.")
     return shares
