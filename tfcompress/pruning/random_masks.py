@@ -243,7 +243,7 @@ class _Kernels(_Units):
         """`(outputs, units of each)`: which of them an earlier search has left."""
         shape, layout = self.layouts[path]
         lowered = layout.lower(self.held.get(path, np.ones(shape, bool)))
-        return lowered.any(axis=1) if self.whole else lowered.reshape(len(lowered), -1)
+        return np.any(lowered, axis=1) if self.whole else lowered.reshape(len(lowered), -1)
 
     def draw(self, rng: np.random.Generator, names: Iterable[str]) -> Masks:
         return {path: self._drawn(rng, path) for path in names}
