@@ -11,6 +11,7 @@
 """
 
 from tfcompress.analysis.costs import Costs, costs, macs, macs_by_weight
+from tfcompress.analysis.energy import Energy, Hardware, energy
 from tfcompress.analysis.latency import Latency, latency, latency_ratio
 from tfcompress.analysis.mac_rules import MacRule, at_inputs, at_outputs, at_time_steps, register
 from tfcompress.analysis.plots import sensitivity_curves, sorted_scores
@@ -21,6 +22,8 @@ from tfcompress.analysis.summary import Summary, summary
 
 __all__ = [
     "Costs",
+    "Energy",
+    "Hardware",
     "Latency",
     "MacRule",
     "RankCorrelation",
@@ -30,6 +33,7 @@ __all__ = [
     "at_outputs",
     "at_time_steps",
     "costs",
+    "energy",
     "latency",
     "latency_ratio",
     "macs",

@@ -118,12 +118,12 @@ def tally(model: keras.Model, run: Replay) -> Costs:
     called = {step.path for step in run.steps}
     uncounted = {path: "how its wrapper calls it is not known" for path, _ in positions if path not in called}
     for step in run.steps:
-        reason = _why_uncounted(step)
+        reason = why_uncounted(step)
         rule = lookup(step.operation)
         if reason:
             uncounted[step.path] = reason
         elif rule:
-            for index, count in _counts(step, rule).items():
+            for index, count in counts(step, rule).items():
                 positions[step.path, index] += count(step) * step.times
             if rule.products:
                 products[step.path] = products.get(step.path, 0) + rule.products(step) * step.times
@@ -139,7 +139,7 @@ def own_weights(layer: Any) -> dict[int, keras.Variable]:
     return {index: weight for index, weight in enumerate(weights) if id(weight) not in inner}
 
 
-def _counts(step: Step, rule: MacRule) -> dict[int, Count]:
+def counts(step: Step, rule: MacRule) -> dict[int, Count]:
     """Index of each weight that multiplies -> the function that counts its positions."""
     return {
         index: count
@@ -149,7 +149,7 @@ def _counts(step: Step, rule: MacRule) -> dict[int, Count]:
     }
 
 
-def _why_uncounted(step: Step) -> str | None:
+def why_uncounted(step: Step) -> str | None:
     """The reason why the MACs of a call are not known, or None."""
     kind, rule = type(step.operation).__name__, lookup(step.operation)
     if rule is None:
@@ -157,7 +157,7 @@ def _why_uncounted(step: Step) -> str | None:
         return f"no rule for {kind}; tfcompress.analysis.register takes one" if multiplies else None
     if any(None in tensor.shape[1:] for tensor in step.inputs + step.outputs):
         return "the shape of its input or output is open"
-    if rule.positions and not _counts(step, rule):
+    if rule.positions and not counts(step, rule):
         return f"it holds no weight named {' or '.join(rule.positions)}"
     if getattr(step.operation, "quantization_mode", None) == "int4":
         return "its kernel is packed, two weights in one byte"
