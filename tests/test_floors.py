@@ -28,6 +28,7 @@ SIDEWAYS = {
     ("layers", "ops"),
     ("layers", "schedules"),
     ("_names", "_registry"),
+    ("_losses", "_registry"),
     ("_cloning", "_calls"),
     ("_cloning", "_arrays"),
     ("_kernels", "_calls"),
@@ -37,7 +38,7 @@ SIDEWAYS = {
 
 # Where TensorFlow may be imported, and inside functions only.
 TENSORFLOW = {"tensorflow", "tf_keras"}
-NAMES_TENSORFLOW = ("export/", "ops/", "layers/sparse_conv.py", "_runtimes/")
+NAMES_TENSORFLOW = ("export/", "ops/", "layers/sparse_conv.py", "_gradients.py", "_runtimes/")
 
 
 class Import(NamedTuple):

@@ -165,7 +165,8 @@ def test_predicted_speed_up_grows_in_the_window_and_little_beyond_it(shape):
         return cost.dense_ms / cost.sparse_ms
 
     inside = [speed_up(share) for share in np.linspace(window.lower, window.upper, 5)]
-    assert inside[0] == pytest.approx(1, abs=0.1) and np.all(np.diff(inside) > 0)
+    # With few zeros all blocks of 16 filters are there, and they are computed as if nothing were zero.
+    assert inside[0] == pytest.approx(1, abs=0.1) and np.all(np.diff(inside) >= 0) and inside[-1] > 2
     # Half of the weights that are left at the upper end make up a quarter of the time.
     assert inside[-1] < speed_up((1 + window.upper) / 2) < 1.5 * inside[-1]
 

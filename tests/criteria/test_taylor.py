@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from keras import layers
 
-from tfcompress import Selection, channels, criteria, prune
+from tfcompress import Selection, analysis, channels, criteria, prune
 
 SEEDS = st.integers(0, 10**6)
 
@@ -65,7 +65,7 @@ def test_on_a_linear_network_taylor_equals_the_true_change_of_the_loss(seed):
     model, data = maps(activation=None, seed=seed), images(1)
     names, sizes = ["first", "second"], {"first": 16, "second": 4}  # positions
     taylor = criteria.Taylor(loss=height, normalize=False).score(model, names, data)
-    oracle = criteria.Oracle(loss=height).score(model, names, data)
+    oracle = analysis.Oracle(loss=height).score(model, names, data)
     for name in names:
         scale = np.abs(oracle[name]).max()
         np.testing.assert_allclose(taylor[name] * sizes[name], oracle[name], atol=1e-4 * scale)
@@ -90,10 +90,16 @@ def test_regularization_by_flops_moves_removals_to_the_expensive_layer():
     model, data = maps(), images(9)
     # 2 operations per multiply-accumulate: 16 positions of 3x3x2, and 4 of 3x3x8
     flops = {"first": 2 * 16 * 18, "second": 2 * 4 * 72}
-    plain = criteria.Taylor(loss="mse").score(model, list(flops), data)
-    heavy = criteria.Taylor(loss="mse", flops_weight=0.5, flops_unit="FLOPs").score(model, list(flops), data)
+    taylor = criteria.Taylor(loss="mse")
+    plain = taylor.score(model, list(flops), data)
+    heavy = analysis.FlopsRegularized(taylor, 0.5, "FLOPs").score(model, list(flops), data)
     for name, count in flops.items():
         np.testing.assert_allclose(heavy[name], plain[name] - 0.5 * count)
+    everything = Selection(scope="global", scale="none", round_to=1, floor=0)
+    small = prune(model, analysis.FlopsRegularized("l1", 1e3), sparsity=0.3, selection=everything)
+    assert (
+        small.get_layer("second").filters == 4
+    )  # each filter of "first" has as many as one of "second" or more
 
 
 def test_regularization_by_flops_counts_all_layers_of_a_group():
@@ -102,10 +108,9 @@ def test_regularization_by_flops_counts_all_layers_of_a_group():
     x = layers.GlobalAveragePooling2D()(layers.Add()([a, b]))
     model = filled(keras.Model(i, layers.Dense(1)(x)))
     groups = {group.name: group.layers for group in channels.trace(model).free}
-    plain = criteria.Taylor(loss="mse").score_groups(model, groups, images(3))["a"]
-    heavy = criteria.Taylor(loss="mse", flops_weight=1.0, flops_unit="FLOPs").score_groups(
-        model, groups, images(3)
-    )["a"]
+    taylor = criteria.Taylor(loss="mse")
+    plain = taylor.score_groups(model, groups, images(3))["a"]
+    heavy = analysis.FlopsRegularized(taylor, 1.0, "FLOPs").score_groups(model, groups, images(3))["a"]
     np.testing.assert_allclose(plain - heavy, 2 * 36 * (2 + 18))
 
 
@@ -248,10 +253,10 @@ def test_criteria_with_different_losses_do_not_go_together():
 
 def test_prune_removes_what_the_oracle_ranks_lowest():
     model, data = maps(), images(20)
-    scores = criteria.Oracle(loss="mse").score(model, ["first"], data)["first"]
+    scores = analysis.Oracle(loss="mse").score(model, ["first"], data)["first"]
     whole = Selection(round_to=1)
     small = prune(
-        model, criteria.Oracle(loss="mse"), sparsity=0.25, data=data, selection=whole, include="first"
+        model, analysis.Oracle(loss="mse"), sparsity=0.25, data=data, selection=whole, include="first"
     )
     assert set(small.removed.removals[0].layers["first"]) == set(np.argsort(scores)[:2])
 
@@ -262,10 +267,10 @@ def test_the_oracle_leaves_the_model_as_it_was_and_scores_grouped_convolutions()
     x = layers.Conv2D(4, 3, groups=2, name="grouped")(x)
     model = filled(keras.Model(i, layers.Dense(1)(layers.GlobalAveragePooling2D()(x))))
     before = [np.array(weight) for weight in model.get_weights()]
-    scores = criteria.Oracle(loss="mse").score(model, ["stem", "grouped"], images(5))
+    scores = analysis.Oracle(loss="mse").score(model, ["stem", "grouped"], images(5))
     assert all((a == b).all() for a, b in zip(before, model.get_weights(), strict=True))
     assert {path: values.shape for path, values in scores.items()} == {"stem": (4,), "grouped": (4,)}
-    signed = criteria.Oracle(loss="mse", signed=True).score(model, ["stem"], images(5))["stem"]
+    signed = analysis.Oracle(loss="mse", signed=True).score(model, ["stem"], images(5))["stem"]
     np.testing.assert_allclose(np.abs(signed), scores["stem"])
 
 
@@ -273,7 +278,7 @@ def test_the_oracle_leaves_out_a_layer_of_one_channel():
     i = keras.Input((6, 6, 2))
     x = layers.Conv2D(4, 3, name="wide")(layers.Conv2D(1, 1, name="narrow")(i))
     model = filled(keras.Model(i, layers.Dense(1)(layers.GlobalAveragePooling2D()(x))))
-    assert list(criteria.Oracle(loss="mse").score(model, ["narrow", "wide"], images(3))) == ["wide"]
+    assert list(analysis.Oracle(loss="mse").score(model, ["narrow", "wide"], images(3))) == ["wide"]
 
 
 # ------------------------------------------------------------------ bad input
@@ -295,11 +300,17 @@ def test_what_gradients_need_is_asked_for(name):
 
 
 @pytest.mark.parametrize(
-    "arguments", [{"flops_weight": -1}, {"flops_weight": np.nan}, {"flops_unit": "mflops"}]
+    ("arguments", "message"),
+    [
+        ({"weight": -1}, "weight"),
+        ({"weight": np.nan}, "weight"),
+        ({"unit": "mflops"}, "Unknown unit 'mflops'"),
+        ({"criterion": "tailor"}, "Did you mean 'taylor'"),
+    ],
 )
-def test_settings_of_taylor_out_of_range(arguments):
-    with pytest.raises(ValueError, match="flops_weight|unit"):
-        criteria.Taylor(**arguments)
+def test_settings_of_the_regularization_out_of_range(arguments, message):
+    with pytest.raises(ValueError, match=message):
+        analysis.FlopsRegularized(**{"criterion": "taylor", **arguments})
 
 
 def test_settings_of_taylor2019_out_of_range():

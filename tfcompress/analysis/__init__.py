@@ -12,8 +12,10 @@
 
 from tfcompress.analysis.costs import Costs, costs, macs, macs_by_weight
 from tfcompress.analysis.energy import Energy, Hardware, energy
+from tfcompress.analysis.flops_regularized import FlopsRegularized
 from tfcompress.analysis.latency import Latency, latency, latency_ratio
 from tfcompress.analysis.mac_rules import MacRule, at_inputs, at_outputs, at_time_steps, register
+from tfcompress.analysis.oracle import Oracle
 from tfcompress.analysis.plots import sensitivity_curves, sorted_scores
 from tfcompress.analysis.rank_correlation import RankCorrelation, rank_correlation
 from tfcompress.analysis.sensitivity import sensitivity
@@ -23,9 +25,11 @@ from tfcompress.analysis.summary import Summary, summary
 __all__ = [
     "Costs",
     "Energy",
+    "FlopsRegularized",
     "Hardware",
     "Latency",
     "MacRule",
+    "Oracle",
     "RankCorrelation",
     "Step",
     "Summary",

@@ -49,7 +49,7 @@ def rank_correlation(
         model: a built functional or Sequential model, compiled with a loss. It is not changed.
         criteria: names, criteria or functions, as `tfcompress.prune` takes them; or a dict of them.
         data: (images, labels).
-        reference: the criterion to compare with, such as `criteria.Oracle(loss="mse", signed=True)`.
+        reference: the criterion to compare with, such as `analysis.Oracle(loss="mse", signed=True)`.
         include: see `tfcompress.prune`.
         exclude: see `tfcompress.prune`.
         pool: how the scores of coupled layers become one, see `Selection`.

@@ -25,7 +25,6 @@ from tfcompress.criteria.hrank import HRank
 from tfcompress.criteria.lda import LDA, Firing, firing
 from tfcompress.criteria.mean_activation import MeanActivation
 from tfcompress.criteria.norms import L1, L2
-from tfcompress.criteria.oracle import Oracle
 from tfcompress.criteria.random import Random
 from tfcompress.criteria.streaming import score_together
 from tfcompress.criteria.taylor import Taylor, Taylor2019
@@ -49,7 +48,6 @@ for _name, _class in {
     "taylor": Taylor,
     "taylor2019": Taylor2019,
     "correlation": Correlation,
-    "oracle": Oracle,
     "random": Random,
 }.items():
     register(_name)(_class)
@@ -70,7 +68,6 @@ __all__ = [
     "GradientCriterion",
     "HRank",
     "MeanActivation",
-    "Oracle",
     "Random",
     "StreamingCriterion",
     "Taylor",

@@ -7,7 +7,7 @@ from typing import Any
 import keras
 import numpy as np
 
-from tfcompress.criteria.criterion import ActivationCriterion
+from tfcompress.criteria.criterion import ActivationCriterion, mean, over_positions, sums
 
 
 @dataclass(frozen=True)
@@ -41,12 +41,7 @@ class APoZ(ActivationCriterion):
         active = keras.ops.abs(keras.ops.sign(outputs))  # a NaN stays one, for the check of the scores
         if self.epsilon > 0:
             active *= keras.ops.cast(keras.ops.abs(outputs) > self.epsilon, active.dtype)
-        positions = tuple(range(1, len(outputs.shape) - 1))
-        per_image = keras.ops.mean(active, axis=positions) if positions else active
-        return {
-            "active": keras.ops.sum(per_image, axis=0),
-            "images": keras.ops.sum(keras.ops.ones_like(per_image[:, 0])),
-        }
+        return sums(over_positions(keras.ops.mean, active))
 
     def result(self, state: Any) -> np.ndarray:
-        return state["active"] / state["images"]
+        return mean(state)

@@ -66,10 +66,10 @@ def why_not(layer: Any) -> str | None:
 
 
 def inner(layer: Any) -> Any:
-    """The layer in a wrapper that masks it."""
-    from tfcompress.layers.masked import MaskedLayer  # its package is above this one
-
-    return layer.layer if isinstance(layer, MaskedLayer) else layer
+    """The layer in a wrapper that calls it as it is, such as one that masks it."""
+    other_calls = layers.TimeDistributed, layers.Bidirectional
+    wraps = isinstance(layer, layers.Wrapper) and not isinstance(layer, other_calls)
+    return layer.layer if wraps else layer
 
 
 def correlations(

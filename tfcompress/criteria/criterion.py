@@ -14,7 +14,7 @@ array([3., 2.])
 """
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, ClassVar
 
 import keras
@@ -96,12 +96,6 @@ class StreamingCriterion(Criterion):
         """From the state after the last batch to `(channels,)`."""
         raise NotImplementedError
 
-    def finished(
-        self, model: keras.Model, groups: Groups, scores: Mapping[str, np.ndarray]
-    ) -> Mapping[str, np.ndarray]:
-        """What needs the model, and the scores of all layers or groups: name -> final scores."""
-        return scores
-
     def score(self, model: keras.Model, layers: Sequence[str], data: Any = None) -> dict[str, np.ndarray]:
         from tfcompress.criteria.streaming import score_together
 
@@ -175,6 +169,22 @@ class GradientCriterion(StreamingCriterion):
         from tfcompress.criteria.streaming import score_groups_together
 
         return score_groups_together(model, {"": self}, groups, data)[""]
+
+
+def sums(values: Any) -> dict[str, Any]:
+    """Statistics from values of single images, `(batch, channels)`, of which `mean` makes the mean."""
+    return {"sum": keras.ops.sum(values, axis=0), "images": keras.ops.sum(keras.ops.ones_like(values[:, 0]))}
+
+
+def mean(state: dict[str, np.ndarray]) -> np.ndarray:
+    """`(channels,)`: the mean over all images, from added `sums`."""
+    return state["sum"] / state["images"]
+
+
+def over_positions(reduce: Callable, outputs: Any) -> Any:
+    """From `(batch, ..., channels)` to `(batch, channels)` by a function such as `keras.ops.mean`."""
+    axes = tuple(range(1, len(outputs.shape) - 1))
+    return reduce(outputs, axis=axes) if axes else outputs
 
 
 def checked(path: str, scores: np.ndarray) -> np.ndarray:

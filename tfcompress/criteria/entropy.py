@@ -7,7 +7,7 @@ from typing import Any
 import keras
 import numpy as np
 
-from tfcompress.criteria.criterion import ActivationCriterion
+from tfcompress.criteria.criterion import ActivationCriterion, over_positions
 
 
 @dataclass(frozen=True)
@@ -44,8 +44,7 @@ class Entropy(ActivationCriterion):
             )
 
     def statistics(self, outputs: Any, labels: Any) -> Any:
-        axes = tuple(range(1, len(outputs.shape) - 1))
-        return keras.ops.mean(outputs, axis=axes) if axes else outputs
+        return over_positions(keras.ops.mean, outputs)
 
     def update(self, state: Any, statistics: Any) -> Any:
         rows = state or []

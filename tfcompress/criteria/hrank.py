@@ -6,7 +6,7 @@ from typing import Any
 import keras
 import numpy as np
 
-from tfcompress.criteria.criterion import ActivationCriterion
+from tfcompress.criteria.criterion import ActivationCriterion, mean, over_positions, sums
 
 
 @dataclass(frozen=True)
@@ -25,14 +25,10 @@ class HRank(ActivationCriterion):
 
     def statistics(self, outputs: Any, labels: Any) -> Any:
         ranks = _ranks(_matrices(outputs))
-        ranks += 0 * keras.ops.sum(outputs, axis=tuple(range(1, len(outputs.shape) - 1)))  # NaN stays NaN
-        return {
-            "sum": keras.ops.sum(ranks, axis=0),
-            "images": keras.ops.sum(keras.ops.ones_like(ranks[:, 0])),
-        }
+        return sums(ranks + 0 * over_positions(keras.ops.sum, outputs))  # what is not a number stays so
 
     def result(self, state: Any) -> np.ndarray:
-        return state["sum"] / state["images"]
+        return mean(state)
 
 
 def _matrices(outputs: Any) -> Any:

@@ -8,7 +8,7 @@ import keras
 import numpy as np
 
 from tfcompress import _data
-from tfcompress.criteria.criterion import ActivationCriterion
+from tfcompress.criteria.criterion import ActivationCriterion, over_positions
 
 NOISE = np.finfo("float32").eps  # of an activation, as a share of it
 
@@ -45,8 +45,7 @@ class LDA(ActivationCriterion):
 
 def strongest(outputs: Any) -> Any:
     """From `(batch, ..., channels)` to `(batch, channels)`: the maximum over positions."""
-    others = tuple(range(1, len(outputs.shape) - 1))
-    return keras.ops.max(outputs, axis=others) if others else outputs
+    return over_positions(keras.ops.max, outputs)
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,7 @@ from typing import Any
 import keras
 import numpy as np
 
-from tfcompress.criteria.criterion import ActivationCriterion
+from tfcompress.criteria.criterion import ActivationCriterion, mean, over_positions, sums
 
 
 @dataclass(frozen=True)
@@ -19,12 +19,7 @@ class MeanActivation(ActivationCriterion):
     """
 
     def statistics(self, outputs: Any, labels: Any) -> Any:
-        others = tuple(range(1, len(outputs.shape) - 1))
-        means = keras.ops.mean(outputs, axis=others) if others else outputs
-        return {
-            "sum": keras.ops.sum(means, axis=0),
-            "images": keras.ops.sum(keras.ops.ones_like(means[:, 0])),
-        }
+        return sums(over_positions(keras.ops.mean, outputs))
 
     def result(self, state: Any) -> np.ndarray:
-        return state["sum"] / state["images"]
+        return mean(state)

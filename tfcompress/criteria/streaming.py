@@ -64,13 +64,15 @@ def score_groups_together(
         for key, by_name in statistics.items():
             for name, value in by_name.items():
                 states[key][name] = criteria[key].update(states[key].get(name), value)
-    found: Scores = {}
-    order = dict.fromkeys([*groups, *(path for group in groups.values() for path in group)])
-    for key, criterion in criteria.items():
-        done = {name: states[key][name] for name in order if name in states[key]}  # JAX sorts names
-        results = {name: checked(name, criterion.result(state)) for name, state in done.items()}
-        found[key] = dict(criterion.finished(model, groups, results))
-    return found
+    order = dict.fromkeys(
+        [*groups, *(path for group in groups.values() for path in group)]
+    )  # JAX sorts names
+    return {
+        key: {
+            name: checked(name, criterion.result(states[key][name])) for name in order if name in states[key]
+        }
+        for key, criterion in criteria.items()
+    }
 
 
 def _stream(

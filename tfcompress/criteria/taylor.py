@@ -1,22 +1,13 @@
 """Taylor expansions of the loss: what it would lose without a channel (Molchanov et al. 2017, 2019)."""
 
-import math
 import numbers
-from collections import Counter
-from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import keras
 import numpy as np
 
-from tfcompress import _calls
-from tfcompress._registry import near_miss
-from tfcompress.criteria.criterion import GradientCriterion, Groups
-from tfcompress.criteria.sites import owners
-from tfcompress.criteria.taps import channel_axis, channels_of
-
-FLOPS_UNITS = {"FLOPs": 1.0, "MFLOPs": 1e-6, "GFLOPs": 1e-9}
+from tfcompress.criteria.criterion import GradientCriterion, mean, sums
 
 
 @dataclass(frozen=True)
@@ -25,9 +16,9 @@ class Taylor(GradientCriterion):
 
     For the map *z* of one channel, with M positions, behind its activation function:
     `Theta = mean over images of |1/M sum_m dC/dz_m z_m|`, then `Theta / sqrt(sum_j Theta_j^2)` within its
-    layer, then `Theta - flops_weight * flops of one filter of the layer`, which spares cheap layers less
-    (Molchanov et al. 2017, "Pruning Convolutional Neural Networks for Resource Efficient Inference",
-    eqs. 8, 10 and 11). C is the loss of a single image, so that scores do not depend on the batch size.
+    layer (Molchanov et al. 2017, "Pruning Convolutional Neural Networks for Resource Efficient Inference",
+    eqs. 8 and 10). C is the loss of a single image, so that scores do not depend on the batch size. The
+    paper's regularization by FLOPs is `analysis.FlopsRegularized(Taylor())`.
 
     Public code differs from the paper: the authors' own takes absolute values position by position, others
     average over images before. Here it is as in the paper.
@@ -38,42 +29,19 @@ class Taylor(GradientCriterion):
     Args:
         loss: as for `keras.Model.compile`; None: the one that the model is compiled with.
         normalize: whether each layer's scores have an L2 norm of 1, without which layers do not compare.
-        flops_weight: lambda of the regularization; 0 leaves it out. The paper has 1e-3 for FLOPs in millions,
-            and networks of some 30 GFLOPs: for others it has to be chosen anew.
-        flops_unit: `"FLOPs"`, `"MFLOPs"` or `"GFLOPs"`. FLOPs are two per multiply-accumulate.
     """
 
     normalize: bool = True
-    flops_weight: float = 0.0
-    flops_unit: str = "MFLOPs"
 
     per_position: ClassVar[bool] = True
 
-    def __post_init__(self):
-        if not isinstance(self.flops_weight, numbers.Real) or not 0 <= self.flops_weight < math.inf:
-            raise ValueError(f"flops_weight must be a number of at least 0, got {self.flops_weight!r}.")
-        if self.flops_unit not in FLOPS_UNITS:
-            raise ValueError(near_miss("unit", self.flops_unit, FLOPS_UNITS))
-
     def statistics(self, slopes: Any) -> Any:
-        return {
-            "sum": keras.ops.sum(keras.ops.abs(slopes), axis=0),
-            "images": keras.ops.sum(keras.ops.ones_like(slopes[:, 0])),
-        }
+        return sums(keras.ops.abs(slopes))
 
     def result(self, state: Any) -> np.ndarray:
-        theta = state["sum"] / state["images"]
+        theta = mean(state)
         norm = np.linalg.norm(theta)
         return theta / norm if self.normalize and norm > 0 else theta
-
-    def finished(
-        self, model: keras.Model, groups: Groups, scores: Mapping[str, np.ndarray]
-    ) -> Mapping[str, np.ndarray]:
-        if not self.flops_weight:
-            return scores
-        flops = _flops_per_entry(model, groups, scores)
-        factor = self.flops_weight * FLOPS_UNITS[self.flops_unit]
-        return {name: values - factor * flops[name] for name, values in scores.items()}
 
 
 @dataclass(frozen=True)
@@ -121,21 +89,3 @@ class _Squares:
     rest: np.ndarray
     total: np.ndarray
     batches: int
-
-
-def _flops_per_entry(model: keras.Model, groups: Groups, names: Iterable[str]) -> dict[str, float]:
-    """Group name -> two per multiply-accumulate that its layers spend on one of its entries."""
-    from tfcompress.analysis.costs import costs  # analysis itself scores by criteria
-
-    layers, places = dict(_calls.walk(model)), owners(model)
-    macs: Counter[str] = Counter()
-    for (path, index), positions in costs(model).positions.items():
-        macs[path] += positions * math.prod(layers[path].weights[index].shape)
-
-    def of_entry(path: str, outputs: Any) -> float:
-        channels = channels_of(places[path], channel_axis(layers[path], places[path].operation))
-        return 2 * macs[path] / channels * (1 if outputs is None else outputs.shape[1])
-
-    return {
-        name: sum(of_entry(*layer) for layer in groups[name].items() if layer[0] in places) for name in names
-    }

@@ -18,7 +18,7 @@ from tfcompress import _calls, _cloning, _data, _kernels, _names, channels, laye
 from tfcompress._arrays import to_numpy
 from tfcompress._registry import near_miss
 from tfcompress.analysis import grouping
-from tfcompress.criteria.oracle import Losses
+from tfcompress.analysis.oracle import Losses
 from tfcompress.layers.masked import MaskedLayer
 from tfcompress.pruning.prune import untouched
 from tfcompress.pruning.removed import Removed, removals

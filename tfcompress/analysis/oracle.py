@@ -8,13 +8,15 @@ from typing import Any, ClassVar
 import keras
 import numpy as np
 
-from tfcompress import _cloning, _data, _losses, channels
+from tfcompress import _cloning, _data, _losses, channels, criteria
 from tfcompress._arrays import to_numpy
+from tfcompress.analysis.grouping import check_finite
 from tfcompress.criteria.criterion import Criterion, Groups, checked
 from tfcompress.criteria.sites import operations
 from tfcompress.criteria.taps import Taps
 
 
+@criteria.register("oracle")
 @dataclass(frozen=True)
 class Oracle(Criterion):
     """The absolute change of the loss, `|C(without the channel) - C|`, measured channel by channel.
@@ -53,8 +55,6 @@ class Oracle(Criterion):
 
         Groups of a single entry are left out: without it there would be nothing.
         """
-        from tfcompress.analysis.grouping import check_finite  # analysis itself scores by criteria
-
         if data is None:
             raise ValueError("The oracle measures losses: pass data as (inputs, labels).")
         check_finite(model)
