@@ -1,4 +1,7 @@
-"""The studies run on bundled data, write what they found, and go on where they stopped."""
+"""The studies run on bundled data, write what they found, and go on where they stopped.
+
+Each has a test file of its own, so that test processes share them.
+"""
 
 import json
 import os
@@ -10,7 +13,7 @@ import pytest
 
 from tfcompress import _native
 
-EXAMPLES = Path(__file__).parents[2] / "examples"
+EXAMPLES = Path(__file__).parents[1] / "examples"
 BRIEF = ["--epochs", "1", "--seeds", "0"]
 STUDIES = {
     "prune_cifar10.py": ["--data-dir", "digits", "--tune-epochs", "1", "--width", "4"],
@@ -40,14 +43,14 @@ def run(script: str, out: Path) -> list[dict]:
     return json.loads((out / "results.json").read_text())["runs"]
 
 
-@pytest.mark.parametrize("script", STUDIES)
-def test_study_runs_every_method_once_and_is_resumed(script, tmp_path):
+def check(script: str, out: Path) -> None:
+    """Runs a study twice: every method once, and none again."""
     if script in NEEDS_DELEGATE and _native.path("tflite") is None:
         pytest.skip("the delegate was not built")
-    runs = run(script, tmp_path)
+    runs = run(script, out)
     assert [found["method"] for found in runs] == RUNS[script]
     assert all(0 < found["accuracy"] <= 1 for found in runs)
-    assert (tmp_path / "table.txt").stat().st_size and (tmp_path / "accuracy.png").stat().st_size
-    (tmp_path / "table.txt").unlink()
-    assert run(script, tmp_path) == runs  # with the times at which they finished: none was run again
-    assert (tmp_path / "table.txt").exists()
+    assert (out / "table.txt").stat().st_size and (out / "accuracy.png").stat().st_size
+    (out / "table.txt").unlink()
+    assert run(script, out) == runs  # with the times at which they finished: none was run again
+    assert (out / "table.txt").exists()
