@@ -20,12 +20,12 @@ from typing import Any
 import keras
 import numpy as np
 from keras import layers
-from rich.console import Console
 from rich.table import Table
 
 from tfcompress import _calls, _data
 from tfcompress._arrays import to_numpy
 from tfcompress._registry import near_miss
+from tfcompress._text import plain
 from tfcompress.analysis.costs import counts, own_weights, why_uncounted
 from tfcompress.analysis.mac_rules import lookup
 from tfcompress.analysis.steps import InputShape, Step, elements, replay
@@ -138,10 +138,7 @@ class Energy:
         return table
 
     def __str__(self) -> str:
-        console = Console(width=120)
-        with console.capture() as capture:
-            console.print(self)
-        return capture.get()
+        return plain(self)
 
 
 def energy(

@@ -4,9 +4,9 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 import numpy as np
-from rich.console import Console
 from rich.table import Table
 
+from tfcompress._text import plain
 from tfcompress.channels import ChannelGraph
 
 
@@ -57,10 +57,7 @@ class Removed:
         return table
 
     def __str__(self) -> str:
-        console = Console(width=120)
-        with console.capture() as capture:
-            console.print(self)
-        return capture.get()
+        return plain(self)
 
 
 def removals(graph: ChannelGraph, keep: Mapping[str, np.ndarray]) -> list[Removal]:

@@ -6,11 +6,11 @@ from dataclasses import dataclass
 from typing import Any, ClassVar, TypeVar
 
 import keras
-from rich.console import Console
 from rich.table import Table
 
 from tfcompress import _calls, _kernels
 from tfcompress._names import Patterns, chosen
+from tfcompress._text import plain
 from tfcompress.pruning.rewired import rewired
 
 
@@ -38,10 +38,7 @@ class Replaced:
         return table
 
     def __str__(self) -> str:
-        console = Console(width=120)
-        with console.capture() as capture:
-            console.print(self)
-        return capture.get()
+        return plain(self)
 
 
 Report = TypeVar("Report", bound=Replaced)
