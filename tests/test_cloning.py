@@ -404,3 +404,22 @@ class Subclassed(keras.Model):
 def test_what_has_no_graph_is_refused(model, message):
     with pytest.raises(ValueError, match=message):
         _cloning.clone(model)
+
+
+def test_fresh_model_has_the_same_layers_new_weights_and_an_optimizer_that_has_not_begun():
+    inside = keras.Input((6, 6, 8))
+    body = keras.Model(inside, layers.Conv2D(8, 3, padding="same", name="deep")(inside), name="body")
+    x = i = keras.Input((8, 8, 3))
+    x = body(layers.BatchNormalization(name="norm")(layers.Conv2D(8, 3, name="first")(x)))
+    model = keras.Model(i, layers.Dense(3, name="head")(layers.GlobalAveragePooling2D()(x)))
+    model.get_layer("norm").trainable = False
+    trained(model)
+    new = _cloning.fresh(model)
+    assert [w.path for w in new.weights] == [w.path for w in model.weights]
+    for path in ("first", "head"):
+        assert not np.isin(new.get_layer(path).get_weights()[0], model.get_layer(path).get_weights()[0]).any()
+    deep = [m.get_layer("body").get_layer("deep").get_weights()[0] for m in (new, model)]
+    assert not np.isin(*deep).any()
+    assert [w.trainable for w in new.weights] == [w.trainable for w in model.weights]
+    assert type(new.optimizer) is type(model.optimizer) and int(new.optimizer.iterations) == 0
+    assert np.isfinite(new.train_on_batch(*batch()))

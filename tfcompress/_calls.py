@@ -177,6 +177,21 @@ def walk(model: keras.Model) -> Iterator[tuple[str, keras.Operation]]:
         waiting.extend((f"{path}/{child.name}", child) for child in inner)
 
 
+def called(model: keras.Model) -> Iterator[tuple[str, keras.Operation]]:
+    """Yields (path, operation) once for every operation that is called, nested models' too, as they run."""
+    paths = {id(operation): path for path, operation in walk(model)}
+    seen: set[int] = set()
+
+    def within(inner: keras.Model) -> Iterator[keras.Operation]:
+        for call in read(inner).calls:
+            yield from within(call.operation) if is_functional(call.operation) else [call.operation]
+
+    for operation in within(model):
+        if id(operation) not in seen:
+            seen.add(id(operation))
+            yield paths[id(operation)], operation
+
+
 def tensors(args: Any, kwargs: dict) -> list:
     """The tensors among the arguments of a call, in order."""
     return [leaf for leaf in keras.tree.flatten((args, kwargs)) if keras.ops.is_tensor(leaf)]

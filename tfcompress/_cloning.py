@@ -24,6 +24,22 @@ Take = Callable[[str, int, np.ndarray], np.ndarray]
 Convert = Callable[[str, Any, Callable[[Any], Any]], Any]
 
 
+def _same_config(path: str) -> dict:
+    return {}
+
+
+def _same_arguments(path: str, call: int, args: Any) -> Any:
+    return args
+
+
+def _same_array(path: str, index: int, array: np.ndarray) -> np.ndarray:
+    return array
+
+
+def _same_operation(path: str, operation: Any, copied: Callable[[Any], Any]) -> Any:
+    return copied(operation)
+
+
 def clone(model: keras.Model) -> keras.Model:
     """An independent copy: the same layers, weights, compile and optimizer state."""
     return copy(model)
@@ -32,10 +48,10 @@ def clone(model: keras.Model) -> keras.Model:
 def copy(
     model: keras.Model,
     *,
-    configure: Configure = lambda path: {},
-    rearrange: Rearrange = lambda path, call, args: args,
-    take: Take = lambda path, index, array: array,
-    convert: Convert = lambda path, operation, copied: copied(operation),
+    configure: Configure = _same_config,
+    rearrange: Rearrange = _same_arguments,
+    take: Take = _same_array,
+    convert: Convert = _same_operation,
 ) -> keras.Model:
     """Builds the model again and carries over what it has learned.
 
@@ -61,9 +77,8 @@ def copy(
     with keras.saving.custom_object_scope(_custom_objects(model)):
         builder = _Builder(paths, configure, rearrange, convert)
         new = builder.model(model)
-        pairs = [(paths[key], old, made) for key, (old, made) in builder.copies.items()]
-        _carry_trainable([("", model, new), *pairs])
-        partners = list(_partners(pairs, take))
+        _carry_trainable([("", model, new), *builder.pairs])
+        partners = list(_partners(builder.pairs, take))
         for partner in partners:
             partner.new.assign(partner.fit(to_numpy(partner.old)))
             partner.new.trainable = partner.old.trainable
@@ -72,13 +87,40 @@ def copy(
     return new
 
 
+def fresh(model: keras.Model) -> keras.Model:
+    """The same layers with new weights, compiled as `model` is, with an optimizer that has not begun.
+
+    Raises:
+        ValueError: see `copy`.
+    """
+    _calls.check_functional(model)
+    paths = {id(operation): path for path, operation in _calls.walk(model)}
+    with keras.saving.custom_object_scope(_custom_objects(model)):
+        builder = _Builder(paths)
+        new = builder.model(model)
+        _carry_trainable([("", model, new), *builder.pairs])
+        _compile_alike(model, new)
+    return new
+
+
 class _Builder:
     """Makes one new operation for each old one, and calls it as the old one was called."""
 
-    def __init__(self, paths: dict[int, str], configure: Configure, rearrange: Rearrange, convert: Convert):
+    def __init__(
+        self,
+        paths: dict[int, str],
+        configure: Configure = _same_config,
+        rearrange: Rearrange = _same_arguments,
+        convert: Convert = _same_operation,
+    ):
         self.paths, self.configure, self.rearrange, self.convert = paths, configure, rearrange, convert
         self.copies: dict[int, tuple[Any, Any]] = {}
         self.stand_ins: dict[int, Any] = {}
+
+    @property
+    def pairs(self) -> list[tuple[str, Any, Any]]:
+        """(path, operation, its copy) of all that was copied."""
+        return [(self.paths[key], old, made) for key, (old, made) in self.copies.items()]
 
     def model(self, model: keras.Model) -> keras.Model:
         recipe = _calls.read(model)
@@ -250,8 +292,17 @@ def carry_training(model: keras.Model, new: keras.Model, partners: list[Partner]
     Slots go with the weights they belong to, whichever of these were trained when `model` was compiled, and
     are now. Those of weights that have no partner, or none that was trained, begin anew.
     """
+    optimizer = _compile_alike(model, new)
+    if optimizer is not None:
+        _carry_exclusions(model.optimizer, optimizer, partners)
+        optimizer.build(new.trainable_variables)
+        _carry_state(model.optimizer, optimizer, partners)
+
+
+def _compile_alike(model: keras.Model, new: keras.Model) -> Any:
+    """Compiles `new` as `model` was compiled, and returns the optimizer it has then, if any."""
     if not model.compiled:
-        return
+        return None
     with keras.saving.custom_object_scope(_custom_objects(model)):
         try:
             optimizer = _again(model.optimizer)
@@ -259,19 +310,16 @@ def carry_training(model: keras.Model, new: keras.Model, partners: list[Partner]
             warnings.warn(
                 f"'{new.name}' is not compiled, because the optimizer of '{model.name}' cannot be "
                 f"repeated from its config; call compile(). Keras says: {error}",
-                stacklevel=2,
+                stacklevel=3,
             )
-            return
+            return None
         # Metrics count, so the copy has its own where it can; losses hold nothing, and are shared.
         arguments = _compiled_with(model)
         for kind in ("metrics", "weighted_metrics"):
             arguments[kind] = keras.tree.map_structure(_again_or_shared, arguments[kind])
     # The optimizer scales the loss already if it is to.
     new.compile(**arguments | {"optimizer": optimizer, "auto_scale_loss": False})
-    if optimizer is not None:
-        _carry_exclusions(model.optimizer, optimizer, partners)
-        optimizer.build(new.trainable_variables)
-        _carry_state(model.optimizer, optimizer, partners)
+    return optimizer
 
 
 def _carry_exclusions(old: Any, new: Any, partners: list[Partner]) -> None:

@@ -220,5 +220,5 @@ def test_sensitivity_is_that_of_the_pruned_model_and_leaves_no_trace():
 
 
 def test_sensitivity_wants_a_function():
-    with pytest.raises(ValueError, match="function from a model"):
+    with pytest.raises(ValueError, match="function of the model"):
         analysis.sensitivity(network(), "l1", 0.5)

@@ -16,7 +16,7 @@ from tfcompress.analysis.flops_regularized import FlopsRegularized
 from tfcompress.analysis.latency import Latency, latency, latency_ratio
 from tfcompress.analysis.mac_rules import MacRule, at_inputs, at_outputs, at_time_steps, register
 from tfcompress.analysis.oracle import Oracle
-from tfcompress.analysis.plots import sensitivity_curves, sorted_scores
+from tfcompress.analysis.plots import runs_by_method, sensitivity_curves, sorted_scores
 from tfcompress.analysis.rank_correlation import RankCorrelation, rank_correlation
 from tfcompress.analysis.sensitivity import sensitivity
 from tfcompress.analysis.steps import Step
@@ -44,6 +44,7 @@ __all__ = [
     "macs_by_weight",
     "rank_correlation",
     "register",
+    "runs_by_method",
     "sensitivity",
     "sensitivity_curves",
     "sorted_scores",

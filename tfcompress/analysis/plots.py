@@ -72,6 +72,51 @@ def sensitivity_curves(
     return _figure(curves, "filters pruned (%)", "accuracy", path)
 
 
+def runs_by_method(
+    values: Mapping[str, Any], *, reference: Any = None, path: str | os.PathLike | None = None
+) -> "Figure":
+    """Draws what several methods came to over several runs: each run, and the mean with its spread.
+
+    Args:
+        values: method -> the figures of its runs, `(runs,)`, such as accuracies. Methods are drawn in this
+            order, from the top.
+        reference: the figures of what all are compared with, `(runs,)`, such as the dense network: their mean
+            is a line.
+        path: where to save the figure; its ending gives the format, as `.png` or `.pdf`.
+
+    Returns:
+        The `matplotlib.figure.Figure`; bars are one standard deviation of the sample.
+
+    Raises:
+        ValueError: there are no methods, one has no runs, or a figure is not finite.
+
+    >>> figure = runs_by_method({"l1": [0.71, 0.72], "random": [0.69, 0.71]}, reference=[0.75])
+    >>> [label.get_text() for label in figure.axes[0].get_yticklabels()]
+    ['l1', 'random']
+    """
+    arrays = {name: _checked(f"The runs of '{name}'", runs) for name, runs in values.items()}
+    if not arrays:
+        raise ValueError("There is nothing to draw: the mapping is empty.")
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(6.5, 1 + 0.3 * len(arrays)), dpi=120, layout="constrained")
+    FigureCanvasAgg(figure)
+    axes = figure.add_subplot()
+    for place, runs in enumerate(arrays.values()):
+        spread = runs.std(ddof=1) if len(runs) > 1 else 0.0
+        axes.errorbar(runs.mean(), place, xerr=spread, fmt="o", color="C0", capsize=3)
+        axes.plot(runs, [place] * len(runs), ".", color="black", markersize=3)
+    if reference is not None:
+        axes.axvline(_checked("The reference", reference).mean(), color="grey", linestyle="--")
+    axes.set_yticks(range(len(arrays)), list(arrays))
+    axes.invert_yaxis()
+    axes.grid(axis="x", alpha=0.3)
+    if path is not None:
+        _save(figure, Path(path))
+    return figure
+
+
 Curve = tuple[np.ndarray, np.ndarray]
 
 

@@ -7,6 +7,7 @@ import keras
 
 from tfcompress import _cloning, channels
 from tfcompress._arrays import to_numpy
+from tfcompress._figures import check_functions, figure
 from tfcompress.analysis import grouping
 from tfcompress.selection import Selection, check_sparsity
 
@@ -58,11 +59,10 @@ def sensitivity(
     criterion = grouping.criterion_of(criterion)
     for share in sparsities:
         _check_share(share)
-    if not callable(evaluate):
-        raise ValueError(f"evaluate must be a function from a model to a number, got {evaluate!r}.")
+    check_functions(evaluate=evaluate)
     plan = grouping.plan(model, criterion, data, include=include, exclude=exclude, pool=selection.pool)
     copy = _cloning.clone(model)
-    whole = _number(evaluate, copy)
+    whole = figure(evaluate, copy)
     curves = {name: {0.0: whole} for name in plan.scores}
     for names in grouping.steps(plan.graph, plan.groups, "forward"):
         scores = {name: plan.scores[name] for name in names}
@@ -81,7 +81,7 @@ def _silenced(copy: keras.Model, graph: channels.ChannelGraph, keep: dict, evalu
     ]
     for weight, mask, value in silenced:
         weight.assign(value * mask)
-    result = _number(evaluate, copy)
+    result = figure(evaluate, copy)
     for weight, _, value in silenced:
         weight.assign(value)
     return result
@@ -91,13 +91,3 @@ def _check_share(share: Any) -> None:
     if isinstance(share, Mapping) or callable(share):
         raise ValueError(f"sparsities are numbers in [0, 1), got {share!r}.")
     check_sparsity(share)
-
-
-def _number(evaluate: Callable, model: keras.Model) -> float:
-    result = evaluate(model)
-    try:
-        return float(result)
-    except (TypeError, ValueError) as error:
-        raise ValueError(
-            f"evaluate must return a number, e.g. one of its metrics, got {result!r}."
-        ) from error

@@ -3,7 +3,7 @@
 from tfcompress.channels import table as _table  # noqa: F401  (fills the registry)
 from tfcompress.channels.fold import fold_constants
 from tfcompress.channels.graph import Balance, ChannelGraph, Group, trace
-from tfcompress.channels.shrink import shrink
+from tfcompress.channels.shrink import remaining, shrink
 from tfcompress.channels.silence import reading_masks, silence, silenced
 from tfcompress.channels.specs import ChannelSpec, register
 
@@ -15,6 +15,7 @@ __all__ = [
     "fold_constants",
     "reading_masks",
     "register",
+    "remaining",
     "shrink",
     "silence",
     "silenced",

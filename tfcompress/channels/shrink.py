@@ -56,10 +56,17 @@ def shrink(
         change = ledger.arguments.get((path, call))
         return args if change is None else (args[0], change(kept), *args[2:])
 
-    def take(path: str, index: int, array: np.ndarray) -> np.ndarray:
-        return compress(array, ledger.axes.get((path, index), {}), kept)
+    return _cloning.copy(model, configure=configure, rearrange=rearrange, take=remaining(graph, keep))
 
-    return _cloning.copy(model, configure=configure, rearrange=rearrange, take=take)
+
+def remaining(graph: ChannelGraph, keep: Mapping[str, np.ndarray]) -> _cloning.Take:
+    """From (layer path, weight index, array shaped like that weight) to the part of it that `shrink` leaves.
+
+    Raises:
+        ValueError: see `shrink`.
+    """
+    kept = graph.keep_ids(keep)
+    return lambda path, index, array: compress(array, graph.ledger.axes.get((path, index), {}), kept)
 
 
 def check_same_model(model: keras.Model, graph: ChannelGraph) -> None:

@@ -11,13 +11,13 @@ import numpy as np
 from keras import layers
 
 from tfcompress import _data
+from tfcompress._unfold import CONVOLUTIONS, Window, inner
 from tfcompress.criteria.criterion import Criterion, checked
 from tfcompress.criteria.sites import Place, Site, operations, owners, site
 from tfcompress.criteria.taps import channel_axis, run
 
 BYTES = 2**28  # of activations that are held at once
 NOISE = 1e-6  # a standard deviation below this share of the mean is none
-CONVOLUTIONS = (layers.Conv1D, layers.Conv2D, layers.Conv3D)
 SIGNS = ("absolute", "signed")
 
 
@@ -63,13 +63,6 @@ def why_not(layer: Any) -> str | None:
     if type(layer) in (layers.Dense, *CONVOLUTIONS):
         return None
     return f"{type(layer).__name__} is no Dense layer and no convolution"
-
-
-def inner(layer: Any) -> Any:
-    """The layer in a wrapper that calls it as it is, such as one that masks it."""
-    other_calls = layers.TimeDistributed, layers.Bidirectional
-    wraps = isinstance(layer, layers.Wrapper) and not isinstance(layer, other_calls)
-    return layer.layer if wraps else layer
 
 
 def correlations(
@@ -137,7 +130,7 @@ class _Ends(keras.Model):
         self._site = site(self._place, merged=False) if activated else own
         self._layer = inner(operations(model, [layer])[layer])
         self._axis = channel_axis(self._layer, self._layer)
-        self._window = _Window.of(self._layer)
+        self._window = Window.of(self._layer)
 
     def call(self, inputs: list) -> dict[str, Any]:
         seen: dict[str, Any] = {}
@@ -164,7 +157,7 @@ class _Ends(keras.Model):
         start, rows = 0, 1
         while start < rows:
             inputs, outputs, rows = self._rows(data, images, start)
-            yield from self._window.slices(inputs, outputs)
+            yield from _slices(self._window, inputs, outputs)
             start += outputs.shape[1]
 
     def _rows(self, data: Any, images: int, start: int) -> tuple[np.ndarray, np.ndarray, int]:
@@ -173,7 +166,8 @@ class _Ends(keras.Model):
         rows, missing = 0, images
         for batch, _ in _data.batches_for(self.watched, data):
             ends = self.predict_on_batch(batch)
-            inputs, outputs = self._window.padded(ends["inputs"][:missing], ends["outputs"][:missing])
+            inputs = self._window.padded(ends["inputs"][:missing])
+            outputs = self._window.flat(ends["outputs"][:missing])
             rows = outputs.shape[1]
             bytes_per_row = 4 * images * (inputs[0].size + outputs[0].size) // rows
             stop = start + max(1, BYTES // bytes_per_row)
@@ -187,60 +181,16 @@ class _Ends(keras.Model):
         return inputs, outputs, rows
 
 
-@dataclass(frozen=True)
-class _Window:
-    """What a neuron sees of its input: one entry per axis of positions."""
-
-    size: tuple[int, ...]
-    strides: tuple[int, ...]
-    dilation: tuple[int, ...]
-    padding: str
-
-    @classmethod
-    def of(cls, layer: Any) -> "_Window":
-        if isinstance(layer, layers.Dense):  # its positions are all axes between the first and the last
-            return cls((1,), (1,), (1,), "valid")
-        return cls(layer.kernel_size, layer.strides, layer.dilation_rate, layer.padding)
-
-    @property
-    def spans(self) -> list[int]:
-        return [(size - 1) * dilation + 1 for size, dilation in zip(self.size, self.dilation, strict=True)]
-
-    def padded(self, inputs: np.ndarray, outputs: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Inputs with the zeros around them, and outputs, both with the axes of positions of the window."""
-        axes = len(self.size)
-        if inputs.ndim != axes + 2:
-            inputs, outputs = (x.reshape(len(x), -1, x.shape[-1]) for x in (inputs, outputs))
-        sizes = inputs.shape[1:-1]
-        pads = [self._pads(*each) for each in zip(sizes, self.spans, self.strides, strict=True)]
-        return np.pad(inputs, [(0, 0), *pads, (0, 0)]), outputs
-
-    def _pads(self, size: int, span: int, stride: int) -> tuple[int, int]:
-        if self.padding == "causal":
-            return span - 1, 0
-        total = max((-(-size // stride) - 1) * stride + span - size, 0) if self.padding == "same" else 0
-        return total // 2, total - total // 2
-
-    def rows(self, inputs: np.ndarray, start: int, stop: int) -> np.ndarray:
-        """The part of padded inputs that the rows of outputs from `start` to `stop` see."""
-        stride = self.strides[0]
-        return inputs[:, start * stride : (stop - 1) * stride + self.spans[0]]
-
-    def slices(self, inputs: np.ndarray, outputs: np.ndarray) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-        """Pairs of what neurons see and say, so few positions at a time that both are small."""
-        axes = tuple(range(1, 1 + len(self.size)))
-        seen = np.lib.stride_tricks.sliding_window_view(inputs, self.spans, axis=axes)
-        every = [slice(None, None, stride) for stride in self.strides]
-        taps = [slice(None, None, dilation) for dilation in self.dilation]
-        seen = np.moveaxis(seen[(slice(None), *every, slice(None), *taps)], len(axes) + 1, -1)
-        positions = list(np.ndindex(*outputs.shape[1:-1]))
-        channels, filters = inputs.shape[-1], outputs.shape[-1]
-        inside = math.prod(self.size) * channels
-        at_once = max(1, BYTES // (16 * inside * (len(inputs) + filters)))
-        for first in range(0, len(positions), at_once):
-            at = (slice(None), *np.array(positions[first : first + at_once]).T)
-            chosen = seen[at]
-            yield chosen.reshape(*chosen.shape[:2], -1, channels), outputs[at]
+def _slices(
+    window: Window, inputs: np.ndarray, outputs: np.ndarray
+) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """Pairs of what neurons see and say, so few positions at a time that both are small."""
+    positions = np.array(list(np.ndindex(*outputs.shape[1:-1])))
+    inside = window.taps * inputs.shape[-1]
+    at_once = max(1, BYTES // (16 * inside * (len(inputs) + outputs.shape[-1])))
+    for first in range(0, len(positions), at_once):
+        chosen = positions[first : first + at_once]
+        yield window.at(inputs, chosen), outputs[(slice(None), *chosen.T)]
 
 
 class _Sums:

@@ -3,13 +3,16 @@
 from tfcompress.pruning.attach import attach
 from tfcompress.pruning.batch_norm import reestimate_batch_norm
 from tfcompress.pruning.budget import Budget, sparsity_for
+from tfcompress.pruning.by_energy import EnergyRound, prune_by_energy
 from tfcompress.pruning.compacted import compact
+from tfcompress.pruning.compare import Comparison, compare
 from tfcompress.pruning.connections import prune_connections
 from tfcompress.pruning.head import replace_head
 from tfcompress.pruning.iterative import prune_iteratively
 from tfcompress.pruning.layerwise import prune_layerwise
 from tfcompress.pruning.prune import prune
 from tfcompress.pruning.random_masks import Search, random_masks
+from tfcompress.pruning.reconstruct import Reconstruction, reconstruct
 from tfcompress.pruning.removed import Removed
 from tfcompress.pruning.silenced import shrink_silenced
 from tfcompress.pruning.sparsify import sparsify
@@ -17,15 +20,21 @@ from tfcompress.pruning.zeroed import remove_zeroed
 
 __all__ = [
     "Budget",
+    "Comparison",
+    "EnergyRound",
+    "Reconstruction",
     "Removed",
     "Search",
     "attach",
     "compact",
+    "compare",
     "prune",
+    "prune_by_energy",
     "prune_connections",
     "prune_iteratively",
     "prune_layerwise",
     "random_masks",
+    "reconstruct",
     "reestimate_batch_norm",
     "remove_zeroed",
     "replace_head",

@@ -8,6 +8,7 @@ import keras
 import numpy as np
 
 from tfcompress import _calls, _data, _names, layers
+from tfcompress._figures import check_functions
 from tfcompress._names import Patterns
 from tfcompress.criteria.correlation import SIGNS, check_images, correlations, why_not
 from tfcompress.layers.masked import MaskedLayer
@@ -127,8 +128,7 @@ def _shares(
 
 
 def _check(retrain: Any, upper: Any, images: Any, signs: Any) -> None:
-    if retrain is not None and not callable(retrain):
-        raise ValueError(f"retrain must be a function of the model, or None, got {retrain!r}.")
+    check_functions(required=False, retrain=retrain)
     if not isinstance(upper, numbers.Real) or not 0 <= float(upper) <= 1:
         raise ValueError(f"upper must be a share in [0, 1], got {upper!r}.")
     check_images(images)

@@ -15,6 +15,7 @@ import numpy as np
 from rich.console import Console
 
 from tfcompress import _cloning, _data, channels
+from tfcompress._figures import check_functions
 from tfcompress.analysis import grouping
 from tfcompress.channels import Group
 from tfcompress.pruning.budget import Budget
@@ -240,8 +241,7 @@ def _goal(rounds: _Rounds, sparsity: float | None, budget: Any) -> Callable[[_St
 
 
 def _check(retrain: Any, sparsity: Any, per_round: Any, momentum: Any) -> None:
-    if retrain is not None and not callable(retrain):
-        raise ValueError(f"retrain must be a function of the model, or None, got {retrain!r}.")
+    check_functions(required=False, retrain=retrain)
     if sparsity is not None and not isinstance(sparsity, numbers.Real):
         raise ValueError(
             f"One ranking over all layers has one sparsity, a number in [0, 1), got {sparsity!r}."

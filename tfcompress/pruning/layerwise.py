@@ -11,6 +11,7 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
 from tfcompress import _data, channels
+from tfcompress._figures import check_functions
 from tfcompress.analysis import grouping
 from tfcompress.channels import ChannelGraph
 from tfcompress.pruning.budget import Budget
@@ -156,8 +157,7 @@ def _pruned(
 
 
 def _check_retrain(retrain: Any, selection: Selection) -> None:
-    if retrain is not None and not callable(retrain):
-        raise ValueError(f"retrain must be a function of the model, or None, got {retrain!r}.")
+    check_functions(required=False, retrain=retrain)
     if selection.scope != "group":
         raise ValueError("Layer by layer there is no ranking over all layers: use Selection(scope='group').")
 

@@ -1,6 +1,6 @@
 """What a verb removed, and where."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -71,3 +71,17 @@ def removals(graph: ChannelGraph, keep: Mapping[str, np.ndarray]) -> list[Remova
         )
         for name, mask in keep.items()
     ]
+
+
+def keep_masks(graph: ChannelGraph, removed: Iterable[Removal]) -> dict[str, np.ndarray]:
+    """The inverse of `removals`, for the graph of the model that the verb was given.
+
+    Raises:
+        ValueError: the graph has no such group: it is that of another model.
+    """
+    masks = {}
+    for removal in removed:
+        layers = graph[removal.group].layers
+        path = next(iter(layers))
+        masks[removal.group] = ~np.isin(layers[path][:, 0], removal.layers.get(path, ()))
+    return masks
