@@ -177,19 +177,16 @@ def walk(model: keras.Model) -> Iterator[tuple[str, keras.Operation]]:
         waiting.extend((f"{path}/{child.name}", child) for child in inner)
 
 
-def called(model: keras.Model) -> Iterator[tuple[str, keras.Operation]]:
-    """Yields (path, operation) once for every operation that is called, nested models' too, as they run."""
+def calls(model: keras.Model) -> Iterator[keras.Operation]:
+    """Yields the operation of every call, nested models' too, as they run."""
+    for call in read(model).calls:
+        yield from calls(call.operation) if is_functional(call.operation) else [call.operation]
+
+
+def called(model: keras.Model) -> dict[str, keras.Operation]:
+    """Path -> operation, for every operation that is called, nested models' too, as they run."""
     paths = {id(operation): path for path, operation in walk(model)}
-    seen: set[int] = set()
-
-    def within(inner: keras.Model) -> Iterator[keras.Operation]:
-        for call in read(inner).calls:
-            yield from within(call.operation) if is_functional(call.operation) else [call.operation]
-
-    for operation in within(model):
-        if id(operation) not in seen:
-            seen.add(id(operation))
-            yield paths[id(operation)], operation
+    return {paths[id(operation)]: operation for operation in calls(model)}
 
 
 def tensors(args: Any, kwargs: dict) -> list:

@@ -13,12 +13,11 @@ import argparse
 import subprocess
 import sys
 import time
-from pathlib import Path
 
 import keras
 import numpy as np
 import tensorflow as tf
-from measure import interleaved, ratio, save, spread
+from measure import interleaved, peak_mib, ratio, save, spread
 
 from tfcompress import channels, criteria
 
@@ -138,13 +137,7 @@ def child(what: str, count: int) -> None:
     else:
         for batch, _ in batches:
             model.predict_on_batch(batch)
-    print(_peak_mib())
-
-
-def _peak_mib() -> float:
-    """From Linux itself: `getrusage` would give the peak of the parent where that is higher."""
-    status = Path("/proc/self/status").read_text().splitlines()
-    return next(int(line.split()[1]) / 1024 for line in status if line.startswith("VmHWM"))
+    print(peak_mib())
 
 
 def main() -> None:

@@ -34,6 +34,12 @@ def ratio(seconds: dict[str, list[float]], side: str, peer: str) -> dict[str, fl
     return spread([a / b for a, b in zip(seconds[side], seconds[peer], strict=True)])
 
 
+def peak_mib() -> float:
+    """The peak of resident memory; `getrusage` would give that of the parent process where it is higher."""
+    status = Path("/proc/self/status").read_text().splitlines()
+    return next(int(line.split()[1]) / 1024 for line in status if line.startswith("VmHWM"))
+
+
 def save(name: str, result: dict, folder: Path = RESULTS) -> None:
     """Prints the result and writes it to `folder`/`name`.json with machine, date and versions."""
     versions = {package: _version(package) for package in PACKAGES}

@@ -11,9 +11,10 @@
 """
 
 from tfcompress.analysis.costs import Costs, costs, macs, macs_by_weight
-from tfcompress.analysis.energy import Energy, Hardware, energy
+from tfcompress.analysis.energy import Energy, Hardware, energy, energy_by_shapes
 from tfcompress.analysis.flops_regularized import FlopsRegularized
 from tfcompress.analysis.latency import Latency, latency, latency_ratio
+from tfcompress.analysis.latency_table import LatencyTable
 from tfcompress.analysis.mac_rules import MacRule, at_inputs, at_outputs, at_time_steps, register
 from tfcompress.analysis.oracle import Oracle
 from tfcompress.analysis.plots import runs_by_method, sensitivity_curves, sorted_scores
@@ -28,6 +29,7 @@ __all__ = [
     "FlopsRegularized",
     "Hardware",
     "Latency",
+    "LatencyTable",
     "MacRule",
     "Oracle",
     "RankCorrelation",
@@ -38,6 +40,7 @@ __all__ = [
     "at_time_steps",
     "costs",
     "energy",
+    "energy_by_shapes",
     "latency",
     "latency_ratio",
     "macs",

@@ -12,7 +12,7 @@ import dataclasses
 import math
 import numbers
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -200,12 +200,60 @@ def energy(
             uncounted[step.path] = reason
             continue
         before, after = densities.get(step.path, (1.0, 1.0))
-        for work in _works(step):
+        for _, weight, positions in _kernels(step):
+            shape = tuple(weight.shape)
+            work = _work(step, _name(weight), shape, positions, _density(weight))
             parts = _parts(work, batch, weight_bits, activation_bits, before, after, machine)
             each = {name: value * step.times / batch for name, value in parts.items()}
             shares = {"weight_density": work.weight_density, "input_density": before, "output_density": after}
             rows.append({"layer": step.path, **each, "total": sum(each.values()), **shares})
     return Energy(rows, batch, uncounted)
+
+
+Shapes = Mapping[tuple[str, int], tuple[int, ...]]
+
+
+def energy_by_shapes(
+    model: keras.Model,
+    *,
+    hardware: Hardware | Mapping[str, Any] | str | os.PathLike | None = None,
+    input_shape: InputShape | None = None,
+) -> Callable[[Shapes], float]:
+    """A function from shapes of weights to the energy of the model when it has these.
+
+    As `energy(smaller).total`, without making the smaller model: for searches. Maps keep their sizes, and
+    kernels their shares of zeros, which in the smaller model may be others.
+
+    Args:
+        model: see `energy`.
+        hardware: see `energy`.
+        input_shape: see `energy`.
+
+    Returns:
+        From (layer path, index in `layer.weights`) -> shape to energy per image.
+
+    >>> x = keras.Input((8, 8, 16))
+    >>> model = keras.Model(x, keras.layers.Conv2D(32, 3, name="conv")(x))
+    >>> predict = energy_by_shapes(model)
+    >>> predict({("conv", 0): (3, 3, 16, 32)}) == energy(model).total
+    True
+    """
+    machine = Hardware.of(hardware)
+    found = [
+        (step, index, _name(weight), positions, _density(weight))
+        for step in replay(model, input_shape).steps
+        if not why_uncounted(step)
+        for index, weight, positions in _kernels(step)
+    ]
+
+    def predict(shapes: Shapes) -> float:
+        works = (
+            (step.times, _work(step, name, tuple(shapes[step.path, index]), positions, density))
+            for step, index, name, positions, density in found
+        )
+        return sum(times * sum(_parts(work, 1, 16, 16, 1.0, 1.0, machine).values()) for times, work in works)
+
+    return predict
 
 
 # ------------------------------------------------------------------ how data is moved
@@ -291,25 +339,33 @@ def _dram_reads(work: _Work, batch: int, weights: float, inputs: float, hw: Hard
 # ------------------------------------------------------------------ layers
 
 
-def _works(step: Step) -> list[_Work]:
-    """The kernels of a call that multiply."""
+def _kernels(step: Step) -> Iterator[tuple[int, keras.Variable, int]]:
+    """The kernels of a call that multiply: (index in `layer.weights`, weight, how often)."""
     rule = lookup(step.operation)
-    if rule is None:
-        return []
     weights = own_weights(step.operation)
-    return [
-        _work(step, weights[index], count(step)) for index, count in counts(step, rule).items() if count(step)
-    ]
+    for index, count in counts(step, rule).items() if rule is not None else ():
+        if count(step):
+            yield index, weights[index], count(step)
 
 
-def _work(step: Step, weight: keras.Variable, positions: int) -> _Work:
-    name, kernel = weight.path.split("/")[-1], to_numpy(weight)
-    density = float((kernel != 0).mean()) if kernel.size else 0.0
+def _work(step: Step, name: str, shape: tuple[int, ...], positions: int, density: float) -> _Work:
+    """Of a kernel of this shape, which may be another one than the layer has now."""
     if isinstance(step.operation, _CONVOLUTIONS):
-        return _convolution(step, name, kernel.shape, density)
-    channels = math.prod(kernel.shape[:-1])
+        return _convolution(step, name, shape, density)
+    channels = math.prod(shape[:-1])
     ends = elements(step.inputs[0]), elements(step.outputs[0])
-    return _Work(kernel.shape[-1], channels, 1, (1, 1), (1, positions), *ends, density)
+    if isinstance(step.operation, layers.Dense):
+        ends = positions * channels, positions * shape[-1]
+    return _Work(shape[-1], channels, 1, (1, 1), (1, positions), *ends, density)
+
+
+def _name(weight: keras.Variable) -> str:
+    return weight.path.split("/")[-1]
+
+
+def _density(weight: keras.Variable) -> float:
+    kernel = to_numpy(weight)
+    return float((kernel != 0).mean()) if kernel.size else 0.0
 
 
 _TRANSPOSED = tuple(getattr(layers, f"Conv{rank}DTranspose") for rank in (1, 2, 3))
@@ -322,7 +378,7 @@ def _convolution(step: Step, name: str, shape: tuple[int, ...], density: float) 
     *taps, channels, filters = shape
     groups = getattr(layer, "groups", 1)
     if isinstance(layer, _TRANSPOSED):
-        ends = elements(step.inputs[0]), elements(step.outputs[0])
+        ends = math.prod(source) * filters, math.prod(made) * channels
         return _Work(channels, filters, 1, _plane(taps), _plane(source), *ends, density)
     if name == "pointwise_kernel":
         ends = math.prod(made) * channels, math.prod(made) * filters

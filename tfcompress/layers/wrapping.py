@@ -1,7 +1,7 @@
 """Masks for a whole model: put on, and taken off again."""
 
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import keras
@@ -9,7 +9,7 @@ import numpy as np
 
 from tfcompress import _calls, _cloning, _kernels
 from tfcompress._arrays import to_numpy
-from tfcompress._names import Patterns, chosen
+from tfcompress._names import Patterns, chosen, shares
 from tfcompress.layers.masked import MaskedLayer, has_adapters, is_masked
 from tfcompress.layers.rules import MaskRule, masked_weights
 
@@ -18,7 +18,7 @@ Wrap = Callable[[keras.layers.Layer], keras.layers.Layer]
 
 def wrap(
     model: keras.Model,
-    wrapper: MaskRule | Wrap,
+    wrapper: MaskRule | Wrap | Mapping[str, MaskRule | Wrap],
     *,
     include: Patterns = None,
     exclude: Patterns = None,
@@ -30,12 +30,13 @@ def wrap(
     steps, on which schedules go: `compile()` it anew to begin at step 0. A class of your own is kept where
     its constructor takes `(inputs, outputs)`; where not, a warning says what is lost. Inside nested models
     layers are wrapped one by one, a layer in a Keras wrapper (TimeDistributed, Bidirectional) together with
-    that. To give layers different rules, wrap several times.
+    that.
 
     Args:
         model: a built functional or Sequential model. It is not changed.
         wrapper: a rule such as `MagnitudePruning(0.8)`; or a function from a layer to the layer that
-            replaces it, such as `lambda layer: MaskedLayer(layer)`.
+            replaces it, such as `lambda layer: MaskedLayer(layer)`; or a dict from layer paths or regular
+            expressions to these, where layers that none matches are left alone and the first match counts.
         include: layer paths or regular expressions; only these layers are wrapped. Without it: all that have
             kernels and are not masked yet.
         exclude: likewise, these are not.
@@ -53,11 +54,8 @@ def wrap(
     >>> type(wrap(model, MagnitudePruning(0.5)).get_layer("head")).__name__
     'MaskedLayer'
     """
-    if not isinstance(wrapper, MaskRule) and (isinstance(wrapper, type) or not callable(wrapper)):
-        raise ValueError(
-            "Expected a rule such as MagnitudePruning(0.5), or a function from layer to layer, got "
-            f"{wrapper!r}."
-        )
+    for each in wrapper.values() if isinstance(wrapper, Mapping) else [wrapper]:
+        _check_wrapper(each)
     _calls.check_functional(model)
     layers = dict(_outermost(model))
     reasons = {path: reason for path, layer in layers.items() if (reason := _why_not(layer))}
@@ -65,18 +63,19 @@ def wrap(
     asked = [path for path in paths if path in reasons and include is not None]
     if asked:
         raise ValueError(f"Layer '{asked[0]}' cannot be masked: {reasons[asked[0]]}.")
-    paths = [path for path in paths if path not in reasons]
-    if not paths:
+    wrappers = shares([path for path in paths if path not in reasons], wrapper)
+    if not wrappers:
         raise ValueError(f"No layer of '{model.name}' is left to mask: {reasons or 'all are excluded'}.")
-    if isinstance(wrapper, MaskRule):
-        _check_rule(wrapper, {path: layers[path] for path in paths})
-    make = (lambda layer: MaskedLayer(layer, wrapper)) if isinstance(wrapper, MaskRule) else wrapper
+    for path, each in wrappers.items():
+        if isinstance(each, MaskRule):
+            _check_rule(each, {path: layers[path]})
     places = {path: place for place, path in enumerate(layers)}
 
     def convert(path: str, operation: Any, copied: Callable) -> Any:
-        if path not in paths:
+        if path not in wrappers:
             return copied(operation)
-        made = make(copied(operation))
+        each = wrappers[path]
+        made = MaskedLayer(copied(operation), each) if isinstance(each, MaskRule) else each(copied(operation))
         if not isinstance(made, keras.layers.Layer):
             raise ValueError(f"The wrapper must return a layer, got {made!r} for '{path}'.")
         if isinstance(made, MaskedLayer):
@@ -84,9 +83,17 @@ def wrap(
         return made
 
     wrapped = _cloning.copy(model, convert=convert)
-    not_chosen = {path: "not chosen" for path in layers if path not in paths}
+    not_chosen = {path: "not chosen" for path in layers if path not in wrappers}
     wrapped.left_alone = {**not_chosen, **reasons}
     return wrapped
+
+
+def _check_wrapper(wrapper: Any) -> None:
+    if not isinstance(wrapper, MaskRule) and (isinstance(wrapper, type) or not callable(wrapper)):
+        raise ValueError(
+            "Expected a rule such as MagnitudePruning(0.5), a function from layer to layer, or a dict of "
+            f"these, got {wrapper!r}."
+        )
 
 
 def strip(model: keras.Model) -> keras.Model:

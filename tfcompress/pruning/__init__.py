@@ -1,5 +1,6 @@
 """Verbs that take channels or connections out of a model: a model in, a smaller model out."""
 
+from tfcompress.pruning import allocation, heads
 from tfcompress.pruning.attach import attach
 from tfcompress.pruning.batch_norm import reestimate_batch_norm
 from tfcompress.pruning.budget import Budget, sparsity_for
@@ -7,6 +8,7 @@ from tfcompress.pruning.by_energy import EnergyRound, prune_by_energy
 from tfcompress.pruning.compacted import compact
 from tfcompress.pruning.compare import Comparison, compare
 from tfcompress.pruning.connections import prune_connections
+from tfcompress.pruning.fit_head import fit_head
 from tfcompress.pruning.head import replace_head
 from tfcompress.pruning.iterative import prune_iteratively
 from tfcompress.pruning.layerwise import prune_layerwise
@@ -25,9 +27,12 @@ __all__ = [
     "Reconstruction",
     "Removed",
     "Search",
+    "allocation",
     "attach",
     "compact",
     "compare",
+    "fit_head",
+    "heads",
     "prune",
     "prune_by_energy",
     "prune_connections",

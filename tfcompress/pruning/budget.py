@@ -1,46 +1,30 @@
-"""Budgets: how much to remove so that the model fits a number of parameters, MACs or bytes."""
+"""Budgets: how much to remove so that the model fits what it may cost."""
 
+import dataclasses
+import math
 import numbers
+import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import keras
 import numpy as np
 
-from tfcompress import _calls, channels
-from tfcompress._arrays import to_numpy
+from tfcompress import channels
 from tfcompress._registry import near_miss
 from tfcompress.analysis import grouping
-from tfcompress.analysis.costs import macs_by_weight
+from tfcompress.analysis.energy import Hardware
+from tfcompress.analysis.latency_table import LatencyTable
 from tfcompress.analysis.steps import InputShape
 from tfcompress.channels import ChannelGraph
-from tfcompress.selection import Scores, Selection
+from tfcompress.pruning.limits import COSTS, LATENCIES, Cost, table_of
+from tfcompress.selection import Masks, Scores, Selection
 
-Shapes = Mapping[tuple[str, int], tuple[int, ...]]
-Costs = Mapping[str, Callable[[Shapes], float]]
-
-
-def _params(model: keras.Model, _: InputShape | None) -> Callable[[Shapes], float]:
-    return lambda shapes: sum(int(np.prod(shape)) for shape in shapes.values())
-
-
-def _macs(model: keras.Model, input_shape: InputShape | None) -> Callable[[Shapes], float]:
-    if input_shape is None and any(None in tensor.shape[1:] for tensor in model.inputs):
-        raise ValueError(
-            f"'{model.name}' leaves its input size open, so its MACs are not known. Give "
-            'budget=tfcompress.pruning.Budget({"macs": ...}, input_shape=(height, width, channels)).'
-        )
-    positions = macs_by_weight(model, input_shape)
-    # MACs that belong to no weight (attention's products) are left as they are.
-    return lambda shapes: sum(times * int(np.prod(shapes[key])) for key, times in positions.items())
-
-
-def _bytes(model: keras.Model, _: InputShape | None) -> Callable[[Shapes], float]:
-    sizes = {(path, index): to_numpy(weight).dtype.itemsize for path, index, weight in _calls.weights(model)}
-    return lambda shapes: sum(sizes[key] * int(np.prod(shape)) for key, shape in shapes.items())
-
-
-COSTS: dict[str, Callable] = {"params": _params, "macs": _macs, "bytes": _bytes}
+Over = dict[str, tuple[float, float]]  # cost -> (value, limit), where the value is above it
+ROUNDS = 6  # of predicting and measuring
+NEAR = 0.85  # the share of a limit above which nothing larger is looked for
+WIDTHS = (4, 8, 16)  # a width may run faster when widened to a multiple of these
 
 
 @dataclass(frozen=True)
@@ -48,11 +32,22 @@ class Budget:
     """A limit on what a model costs.
 
     Args:
-        limits: any of `"params"`, `"macs"` and `"bytes"` (of weights) -> the limit; at most 1 for a share
-            of what the unpruned model costs, above 1 for an absolute number.
-        input_shape: the size of one image without batch axis, for which MACs are counted, as
-            `(224, 224, 3)`; a list of such shapes for several inputs. Needed where the model
-            leaves its input size open.
+        limits: any of these -> the limit, at most 1 for a share of what the unpruned model costs, above 1 for
+            an absolute number:
+
+            * `"params"`, `"macs"`, and `"bytes"` (of weights);
+            * `"energy"`, as `analysis.energy(model).total` gives it;
+            * `"latency_ms"`, which is always in milliseconds, or `"latency"`, always a share: the median that
+              `analysis.latency` measures in LiteRT, in float32 with batch 1, on this machine. Widths are
+              chosen by a table of layers, which is measured where it is needed; then the smaller model is
+              measured, and made smaller until it meets the limit by some per cent.
+        input_shape: the size of one image without batch axis, as `(224, 224, 3)`; a list of such shapes for
+            several inputs. Needed where the model leaves its input size open, for all but `"params"` and
+            `"bytes"`.
+        hardware: for energy, see `analysis.energy`.
+        threads: for latency, how many LiteRT may use.
+        table: for latency, an `analysis.LatencyTable`, or the path of a JSON file to keep one in; by default
+            a table that lasts as long as the process.
 
     Raises:
         ValueError: an unknown cost, or a limit that is not positive.
@@ -60,6 +55,9 @@ class Budget:
 
     limits: Mapping[str, float]
     input_shape: InputShape | None = None
+    hardware: Hardware | Mapping[str, Any] | str | os.PathLike | None = None
+    threads: int = 1
+    table: LatencyTable | str | os.PathLike | None = None
 
     def __post_init__(self):
         if not isinstance(self.limits, Mapping) or not self.limits:
@@ -71,6 +69,11 @@ class Budget:
                 raise ValueError(
                     f"The budget for {name} must be a number and must be positive, got {limit!r}."
                 )
+        if self.limits.get("latency", 0) > 1:
+            raise ValueError(
+                f"A latency is a share of the model's own, at most 1, got {self.limits['latency']!r}; for "
+                "milliseconds say latency_ms."
+            )
 
     @classmethod
     def of(cls, budget: "Mapping[str, float] | Budget") -> "Budget":
@@ -78,14 +81,25 @@ class Budget:
         return budget if isinstance(budget, Budget) else cls(budget)
 
     def solve(
-        self, model: keras.Model, graph: ChannelGraph, scores: Scores, selection: Selection
+        self,
+        model: keras.Model,
+        graph: ChannelGraph,
+        scores: Scores,
+        selection: Selection,
+        counts_at: Callable[[float], dict[str, int]] | None = None,
     ) -> dict[str, float]:
         """The least to remove from each group so that all limits hold.
 
         Bisection over the sizes after shrinking finds the smallest sparsity, the same for all
         groups (or for the ranking over all, by the selection's scope), that meets the limits. Where
         rounding makes that overshoot, groups get a step back, one after the other from the
-        input side, as long as the limits hold.
+        input side, as long as the limits hold. Under a limit on latency, a group becomes wider again where
+        that is no slower. What can be measured is, in the smaller model; and where that is above a limit, or
+        far below, all begins again with predictions that agree with it.
+
+        Args:
+            counts_at: from a number in [0, 1) to how many channels of each group stay, fewer for larger
+                numbers; by default those of the selection for that sparsity.
 
         Returns:
             Group name -> share to remove.
@@ -94,70 +108,160 @@ class Budget:
             ValueError: even with every group at the selection's floor the model is too big; the
                 message says how small it can get.
         """
-        costs = self._costs(model)
-        limits = self._absolute(costs, graph)
-        counts = selection.counts(scores, 0.0)
-
-        def excess(counts: Mapping[str, int]) -> dict[str, tuple[float, float]]:
-            masks = selection.masks(scores, _shares(counts, scores), graph.balances)
-            return limits._over(costs, graph.shapes_after(masks))
-
-        if excess(counts):
-            counts = self._bisect(scores, selection, excess)
-        return _shares(counts, scores)
+        with table_of(self):
+            search = _Search(self, model, graph, scores, selection, counts_at)
+            return shares_of(search.largest(), scores)
 
     def absolute(self, model: keras.Model) -> "Budget":
         """The budget with each share as that of what the model costs."""
-        return self._absolute(self._costs(model), channels.trace(model))
+        with table_of(self):
+            limits = _absolute(
+                self.limits, {name: cost.of(model) for name, cost in self.costs(model).items()}
+            )
+        if "latency" in limits:
+            limits["latency_ms"] = min(limits.pop("latency"), limits.get("latency_ms", math.inf))
+        return dataclasses.replace(self, limits=limits)
 
-    def excess(self, model: keras.Model) -> dict[str, tuple[float, float]]:
+    def excess(self, model: keras.Model) -> Over:
         """What of a model is too big: cost -> (value, limit). The limits must be absolute."""
-        return self._over(self._costs(model), channels.trace(model).shapes_after({}))
+        with table_of(self):
+            return _over({name: cost.of(model) for name, cost in self.costs(model).items()}, self.limits)
 
-    def _costs(self, model: keras.Model) -> Costs:
-        return {name: COSTS[name](model, self.input_shape) for name in self.limits}
+    def costs(self, model: keras.Model) -> dict[str, Cost]:
+        return {name: COSTS[name](model, self) for name in self.limits}
 
-    def _absolute(self, costs: Costs, graph: ChannelGraph) -> "Budget":
-        whole = graph.shapes_after({})
-        return Budget(
-            {
-                name: limit * costs[name](whole) if limit <= 1 else limit
-                for name, limit in self.limits.items()
-            },
-            self.input_shape,
-        )
 
-    def _over(self, costs: Costs, shapes: Shapes) -> dict[str, tuple[float, float]]:
-        values = {name: cost(shapes) for name, cost in costs.items()}
+class _Search:
+    """For the largest numbers of channels that meet a budget, by predictions that measurements correct."""
+
+    def __init__(
+        self,
+        budget: Budget,
+        model: keras.Model,
+        graph: ChannelGraph,
+        scores: Scores,
+        selection: Selection,
+        counts_at: Callable[[float], dict[str, int]] | None,
+    ):
+        self.model, self.graph, self.scores, self.selection = model, graph, scores, selection
+        self.counts_at = counts_at or (lambda share: selection.counts(scores, share))
+        self.costs = budget.costs(model)
+        whole = {name: cost.of(model) for name, cost in self.costs.items()}
+        self.limits = _absolute(budget.limits, whole)
+        self._learn(model, whole)
+
+    def largest(self) -> dict[str, int]:
+        """Group name -> how many channels stay."""
+        found: dict[str, int] = {}
+        tried: list[dict[str, int]] = []
+        while len(tried) < ROUNDS and (counts := self._predicted()) not in tried:
+            tried.append(counts)
+            over, near = self._measured(counts)
+            if not over:
+                found = max(found, counts, key=lambda each: sum(each.values()))
+                if near:
+                    break
+        if not found:
+            check_reachable(over, self.selection)
+        return found
+
+    def _measured(self, counts: dict[str, int]) -> tuple[Over, bool]:
+        """What is too big, measured, in the model with these counts; and whether no more can be won."""
+        measured = {name: cost for name, cost in self.costs.items() if cost.measure is not None}
+        if not measured:
+            return {}, True
+        small = channels.shrink(self.model, self.graph, self._masks(counts))
+        values = {name: cost.of(small) for name, cost in measured.items()}
+        self._learn(small, values)
+        near = any(value > NEAR * self.limits[name] for name, value in values.items())
+        return _over(values, self.limits), near
+
+    def _learn(self, model: keras.Model, values: Mapping[str, float]) -> None:
+        for name, cost in self.costs.items():
+            if cost.measure is not None:
+                cost.calibrate(model, values[name])
+
+    def _predicted(self) -> dict[str, int]:
+        counts = self.counts_at(0.0)
+        return self._widened(self._bisected() if self._excess(counts) else counts)
+
+    def _masks(self, counts: Mapping[str, int]) -> Masks:
+        return self.selection.masks(self.scores, shares_of(counts, self.scores), self.graph.balances)
+
+    def _values(self, counts: Mapping[str, int]) -> dict[str, float]:
+        shapes = self.graph.shapes_after(self._masks(counts))
+        return {name: cost(shapes) for name, cost in self.costs.items()}
+
+    def _excess(self, counts: Mapping[str, int]) -> Over:
+        return self._above_aims(self._values(counts))
+
+    def _above_aims(self, values: Mapping[str, float]) -> Over:
+        """Cost -> (value, limit), for what is not as far below its limit as it should be."""
         return {
-            name: (value, self.limits[name]) for name, value in values.items() if value > self.limits[name]
+            name: (value, self.limits[name])
+            for name, value in values.items()
+            if value > self.costs[name].aim * self.limits[name]
         }
 
-    @staticmethod
-    def _bisect(scores: Scores, selection: Selection, excess: Callable) -> dict[str, int]:
+    def _bisected(self) -> dict[str, int]:
         low, high = 0.0, 1.0 - 1e-9
-        check_reachable(excess(selection.counts(scores, high)), selection)
-        while high - low > 1e-3:
+        check_reachable(self._excess(self.counts_at(high)), self.selection)
+        while high - low > 1e-4:
             middle = (low + high) / 2
-            low, high = (middle, high) if excess(selection.counts(scores, middle)) else (low, middle)
-        counts, generous = selection.counts(scores, high), selection.counts(scores, low)
+            too_big = self._excess(self.counts_at(middle))
+            low, high = (middle, high) if too_big else (low, middle)
+        counts, generous = self.counts_at(high), self.counts_at(low)
         for name, count in generous.items():
-            if count > counts[name] and not excess({**counts, name: count}):
+            if count > counts[name] and not self._excess({**counts, name: count}):
                 counts[name] = count
         return counts
 
+    def _widened(self, counts: dict[str, int]) -> dict[str, int]:
+        """With more channels where that is no slower."""
+        for name in counts if set(LATENCIES) & self.costs.keys() else ():
+            for count in _wider(counts[name], len(self.scores[name])):
+                wider = {**counts, name: count}
+                before, after = self._values(counts), self._values(wider)
+                slower = any(after[key] > before[key] for key in LATENCIES if key in after)
+                if not slower and not self._above_aims(after):
+                    counts = wider
+        return counts
 
-def check_reachable(over: Mapping[str, tuple[float, float]], selection: Selection) -> None:
+
+def _wider(count: int, most: int) -> list[int]:
+    widths = {(count // width + 1) * width for width in WIDTHS}
+    return sorted(width for width in widths if width <= most)
+
+
+def _absolute(limits: Mapping[str, float], whole: Mapping[str, float]) -> dict[str, float]:
+    """Limits with each share as that of what the whole model costs."""
+    return {
+        name: limit * whole[name] if limit <= 1 and name != "latency_ms" else limit
+        for name, limit in limits.items()
+    }
+
+
+def _over(values: Mapping[str, float], limits: Mapping[str, float]) -> Over:
+    return {name: (value, limits[name]) for name, value in values.items() if value > limits[name]}
+
+
+def check_reachable(over: Over, selection: Selection) -> None:
     """Raises `ValueError` if a model of which no more can be removed is still too big."""
     if over:
-        reached = ", ".join(f"{name} {value:,.0f} > {limit:,.0f}" for name, (value, limit) in over.items())
+        reached = ", ".join(
+            f"{name} {_number(value)} > {_number(limit)}" for name, (value, limit) in over.items()
+        )
         raise ValueError(
             f"The budget cannot be met: with a floor of {selection.floor:.0%} per group the least "
             f"is {reached}. Raise the budget, lower Selection(floor=...), or include more layers."
         )
 
 
-def _shares(counts: Mapping[str, int], scores: Scores) -> dict[str, float]:
+def _number(value: float) -> str:
+    return f"{value:,.0f}" if value >= 100 else f"{value:.3g}"
+
+
+def shares_of(counts: Mapping[str, int], scores: Scores) -> dict[str, float]:
     return {name: 1 - count / len(scores[name]) for name, count in counts.items()}
 
 

@@ -92,9 +92,11 @@ def _solved(system: Array, right: Array, ridge: float) -> Array:
     mean = np.trace(system) / len(system)
     if mean == 0:
         return np.zeros_like(right)
+    ridged = system.copy()
+    ridged.flat[:: len(system) + 1] += ridge * mean
     try:
-        ridged = system + ridge * mean * np.eye(len(system))
-        return linalg.cho_solve(linalg.cho_factor(ridged, overwrite_a=True), right)
+        factor = linalg.cho_factor(ridged, overwrite_a=True, check_finite=False)
+        return linalg.cho_solve(factor, right, check_finite=False)
     except linalg.LinAlgError:
         return linalg.pinvh(system) @ right
 

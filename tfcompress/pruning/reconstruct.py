@@ -179,7 +179,7 @@ def share(found: Moments, weights: np.ndarray) -> float:
 
 def fittable(model: keras.Model) -> tuple[dict[str, Any], dict[str, str]]:
     """Layer path -> layer, as they run; and path -> why its weights cannot be found by least squares."""
-    layers = {path: layer for path, layer in _calls.called(model) if getattr(layer, "weights", None)}
+    layers = {path: layer for path, layer in _calls.called(model).items() if getattr(layer, "weights", None)}
     reasons = {path: reason for path, layer in layers.items() if (reason := why_not(layer))}
     return layers, reasons
 
@@ -190,7 +190,7 @@ def _matched(
     """Layer path -> the outputs of the reference that it has; and layer path -> why it is left alone."""
     take = _remaining(model, reference)
     layers, reasons = fittable(model)
-    before = dict(_calls.called(reference))
+    before = _calls.called(reference)
     outputs: dict[str, np.ndarray] = {}
     for path in _names.chosen(layers, include, exclude):
         reason = reasons.get(path) or _why_not_alike(layers[path], before.get(path))

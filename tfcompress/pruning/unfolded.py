@@ -1,5 +1,6 @@
 """Dense layers and convolutions as matrices, and what these see of the data."""
 
+import contextlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -8,7 +9,7 @@ import keras
 import numpy as np
 from keras import layers
 
-from tfcompress import _data
+from tfcompress import _calls, _data
 from tfcompress._arrays import to_numpy
 from tfcompress._unfold import CONVOLUTIONS, DEPTHWISE, Window, inner
 from tfcompress.criteria.sites import owners
@@ -123,6 +124,10 @@ class Unfolded:
         return self.window.seen(padded).shape[1 : 1 + len(self.window.size)]
 
 
+class _Enough(Exception):
+    """The rest of a model need not be run."""
+
+
 class Inputs(keras.Model):
     """What goes into a layer of a model, channels last, call by call."""
 
@@ -130,6 +135,7 @@ class Inputs(keras.Model):
         super().__init__(name="inputs")
         self.watched, self._owner = model, owners(model)[path].operation
         self.unfolded = Unfolded(inner(self._owner))
+        self._count = sum(operation is self._owner for operation in _calls.calls(model))
 
     def call(self, inputs: list) -> list:
         found: list = []
@@ -137,9 +143,12 @@ class Inputs(keras.Model):
         def call(step: Any, args: Any, kwargs: dict) -> Any:
             if step.operation is self._owner:
                 found.append(keras.ops.moveaxis(args[0], self.unfolded.axis, -1))
+            if len(found) == self._count:
+                raise _Enough
             return step.operation(*args, **kwargs)
 
-        run(self.watched, keras.tree.flatten(inputs), call)
+        with contextlib.suppress(_Enough):
+            run(self.watched, keras.tree.flatten(inputs), call)
         return found
 
     def batches(self, data: Any) -> Iterator[list[np.ndarray]]:

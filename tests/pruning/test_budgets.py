@@ -1,0 +1,293 @@
+"""Budgets of energy and of latency: what is predicted by a table, and measured in the result."""
+
+import json
+
+import keras
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from keras import layers
+
+import tfcompress
+from tfcompress import Selection, analysis, prune, prune_iteratively, prune_layerwise, sparsity_for
+from tfcompress.analysis import LatencyTable
+from tfcompress.analysis.latency import Latency
+from tfcompress.pruning import Budget, limits
+
+EXACT = Selection(round_to=1)
+ON_TENSORFLOW = pytest.mark.skipif(keras.backend.backend() != "tensorflow", reason="LiteRT needs TensorFlow")
+
+
+def network(size: int | None = 12) -> keras.Model:
+    keras.utils.set_random_seed(0)
+    i = keras.Input((size, size, 3))
+    x = layers.Conv2D(16, 3, padding="same", activation="relu", name="first")(i)
+    x = layers.DepthwiseConv2D(3, padding="same", name="depthwise")(x)
+    x = layers.ReLU()(layers.BatchNormalization()(x))
+    x = layers.Conv2D(32, 3, strides=2, padding="same", groups=2, activation="relu", name="second")(x)
+    x = layers.Conv2DTranspose(16, 2, strides=2, activation="relu", name="up")(x)
+    x = layers.SeparableConv2D(16, 3, activation="relu", name="separable")(x)
+    x = layers.GlobalAveragePooling2D()(x)
+    x = layers.Dense(24, activation="relu", name="hidden")(x)
+    return keras.Model(i, layers.Dense(4, name="head")(x), name="net")
+
+
+def widths(model: keras.Model) -> dict[str, int]:
+    found = {
+        "first": "filters",
+        "second": "filters",
+        "up": "filters",
+        "separable": "filters",
+        "hidden": "units",
+    }
+    return {name: getattr(model.get_layer(name), key) for name, key in found.items()}
+
+
+# ------------------------------------------------------------------ energy
+
+
+@settings(max_examples=5)
+@given(st.integers(0, 1000), st.floats(0.1, 0.8))
+def test_energy_by_shapes_is_that_of_the_smaller_model(seed, sparsity):
+    model = network()
+    small = prune(model, "random", sparsity=sparsity, selection=EXACT)
+    shapes = {key: tuple(shape) for key, shape in limits.shapes_of(small).items()}
+    predicted = analysis.energy_by_shapes(model)(shapes)
+    assert predicted == pytest.approx(analysis.energy(small).total, rel=1e-9)
+
+
+@pytest.mark.parametrize("share", [0.8, 0.5, 0.3])
+def test_a_model_meets_its_budget_of_energy(share):
+    model = network()
+    whole = analysis.energy(model).total
+    small = prune(model, "l1", budget={"energy": share}, selection=EXACT)
+    assert 0.85 * share * whole < analysis.energy(small).total <= share * whole
+    absolute = prune(model, "l1", budget={"energy": share * whole}, selection=EXACT)
+    assert widths(absolute) == widths(small)
+
+
+def test_energy_is_that_of_the_hardware_given():
+    model = network()
+    cheap = Budget({"energy": 0.5}, hardware={"dram": 0.001})
+    small = prune(model, "l1", budget=cheap, selection=EXACT)
+    whole, rest = (analysis.energy(each, hardware={"dram": 0.001}).total for each in (model, small))
+    assert rest <= 0.5 * whole
+    assert widths(small) != widths(prune(model, "l1", budget={"energy": 0.5}, selection=EXACT))
+
+
+def test_zeros_of_the_smaller_model_count():
+    """Half the filters are zero, and go first: what is left has no zeros, and so more energy per weight."""
+    model = network()
+    kernel, bias = model.get_layer("first").get_weights()
+    kernel[..., ::2] = 0.0
+    model.get_layer("first").set_weights([kernel, bias])
+    whole = analysis.energy(model).total
+    small = prune(model, "l1", budget={"energy": 0.6}, selection=EXACT)
+    assert analysis.energy(small).total <= 0.6 * whole
+
+
+@pytest.mark.parametrize("verb", [prune_layerwise, prune_iteratively])
+def test_other_verbs_meet_budgets_of_energy(verb):
+    model = network()
+    small = verb(model, "l1", budget={"energy": 0.5}, retrain=None, selection=EXACT, verbose=False)
+    assert analysis.energy(small).total <= 0.5 * analysis.energy(model).total
+
+
+def test_an_energy_out_of_reach_is_an_error_that_says_the_least():
+    with pytest.raises(ValueError, match=r"the least is energy [\d,]+ > "):
+        prune(network(), "l1", budget={"energy": 0.001})
+
+
+# ------------------------------------------------------------------ latency, with made-up times
+
+
+def times(layer: dict, shape: tuple[int, ...]) -> float:
+    """Milliseconds of a layer: as its multiplications, and half as much again where its width is odd."""
+    config = layer["config"]
+    width = config.get("filters", config.get("units", shape[-1]))
+    return shape[-1] * width * (1.5 if width % 2 else 1.0) / 1000
+
+
+@pytest.fixture
+def made_up(monkeypatch):
+    """Whole models take what their layers take, and a half more for the rest."""
+    calls: list[float] = []
+
+    def latency(model, threads=1, data=None):
+        table = LatencyTable(measure=times)
+        calls.append(
+            1.5 * table.predictor(model, None if data is None else data.shape[1:])(limits.shapes_of(model))
+        )
+        return Latency.of([calls[-1]], batch=1, threads=threads, runtime="none")
+
+    monkeypatch.setattr(limits, "latency", latency)
+    monkeypatch.setattr(limits.conversion, "check_backend", lambda: None)
+    return calls
+
+
+def budget(**wanted: float) -> Budget:
+    return Budget(wanted, table=LatencyTable(measure=times))
+
+
+@pytest.mark.parametrize("share", [0.7, 0.4, 0.2])
+@pytest.mark.parametrize("scope", ["group", "global"])
+def test_a_model_meets_its_budget_of_latency_when_measured(made_up, share, scope):
+    model = network()
+    small = prune(model, "l1", budget=budget(latency=share), selection=Selection(round_to=1, scope=scope))
+    whole, found = made_up[0], made_up[-1]
+    assert found <= share * whole
+    again = limits.latency(small).median_ms
+    assert 0.75 * share * whole < again <= share * whole
+
+
+def test_milliseconds_are_absolute_even_below_one(made_up):
+    model = network()
+    small = prune(model, "l1", budget=budget(latency_ms=0.9), selection=EXACT)
+    assert 0.6 < limits.latency(small).median_ms <= 0.9
+
+
+@settings(max_examples=5)
+@given(st.floats(0.2, 0.9))
+def test_widths_that_run_slower_than_wider_ones_are_never_chosen(share):
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(limits.conversion, "check_backend", lambda: None)
+
+        def latency(model, threads=1):
+            value = LatencyTable(measure=times).predictor(model)(limits.shapes_of(model))
+            return Latency.of([value], batch=1, threads=1, runtime="none")
+
+        patch.setattr(limits, "latency", latency)
+        model = network()
+        graph = tfcompress.trace(model)
+        small = prune(model, "l1", budget=budget(latency=share), selection=EXACT)
+        predict = LatencyTable(measure=times).predictor(model)
+        keep = {removal.group: removal for removal in small.removed}
+        for name, removal in keep.items():
+            wider = removal.after // 4 * 4 + 4
+            if wider > removal.before:
+                continue
+            masks = {n: np.arange(r.before) < (wider if n == name else r.after) for n, r in keep.items()}
+            masks = EXACT.masks({n: mask.astype(float) for n, mask in masks.items()},
+                                {n: 1 - m.mean() for n, m in masks.items()}, graph.balances)  # fmt: skip
+            if masks[name].sum() == wider and all(
+                masks[n].sum() == r.after for n, r in keep.items() if n != name
+            ):
+                assert predict(graph.shapes_after(masks)) > latency(small).median_ms
+
+
+def test_layers_that_are_alike_are_measured_once_and_only_where_asked():
+    seen: list = []
+
+    def measure(layer, shape):
+        seen.append((layer["config"].get("filters"), shape))
+        return 1.0
+
+    i = keras.Input((8, 8, 4))
+    x = layers.Conv2D(4, 3, padding="same", kernel_initializer="zeros", name="one")(i)
+    x = layers.Conv2D(4, 3, padding="same", kernel_regularizer="l2", name="two")(x)
+    model = keras.Model(i, layers.Conv2D(4, 3, padding="same", activation="relu", name="three")(x))
+    predict = LatencyTable(measure=measure).predictor(model)
+    assert predict(limits.shapes_of(model)) == 3.0
+    assert seen == [(4, (8, 8, 4))] * 2  # the third has an activation function
+    assert predict(limits.shapes_of(model)) == 3.0 and len(seen) == 2
+
+
+def test_a_table_is_kept_in_a_file(tmp_path):
+    path = tmp_path / "table.json"
+    with LatencyTable(path=path, measure=times) as table:
+        value = table.predictor(network())(limits.shapes_of(network()))
+    assert list(json.loads(path.read_text())) == ["given"]
+    again = LatencyTable(path=path, measure=lambda layer, shape: pytest.fail("it is in the file"))
+    assert again.predictor(network())(limits.shapes_of(network())) == value
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_a_measurement_above_the_limit_makes_the_model_smaller(made_up, monkeypatch):
+    """The rest of the network takes more and more of the time as its layers shrink."""
+
+    def latency(model, threads=1, data=None):
+        value = LatencyTable(measure=times).predictor(model)(limits.shapes_of(model)) + 1.0
+        return Latency.of([value], batch=1, threads=threads, runtime="none")
+
+    monkeypatch.setattr(limits, "latency", latency)
+    model = network()
+    whole = latency(model).median_ms
+    small = prune(model, "l1", budget=budget(latency=0.5), selection=EXACT)
+    assert 0.35 * whole < latency(small).median_ms <= 0.5 * whole
+    with pytest.raises(ValueError, match=r"the least is latency_ms 1\.\d+ > 1"):
+        prune(model, "l1", budget=budget(latency_ms=1.0), selection=EXACT)
+
+
+def test_several_limits_hold_together(made_up):
+    model = network()
+    small = prune(model, "l1", budget=budget(latency=0.8, params=0.3, energy=0.9), selection=EXACT)
+    assert small.count_params() <= 0.31 * model.count_params()
+    assert limits.latency(small).median_ms <= 0.8 * made_up[0]
+
+
+def test_other_verbs_meet_budgets_of_latency(made_up):
+    model = network()
+    whole = limits.latency(model).median_ms
+    for small in (
+        prune_layerwise(model, "l1", budget=budget(latency=0.5), retrain=None, verbose=False),
+        prune_iteratively(model, "l1", budget=budget(latency=0.5), retrain=None, verbose=False),
+        prune(model, "l1", sparsity=sparsity_for(model, budget(latency=0.5))),
+    ):
+        assert limits.latency(small).median_ms <= 0.5 * whole
+
+
+def test_a_model_of_open_size_is_measured_at_the_size_given(made_up):
+    model = network(None)
+    open_size = Budget({"latency": 0.5}, (12, 12, 3), table=LatencyTable(measure=times))
+    small = prune(model, "l1", budget=open_size, selection=EXACT)
+    assert widths(small)["first"] < 16
+    with pytest.raises(ValueError, match="leaves its input size open"):
+        prune(model, "l1", budget=budget(latency=0.5))
+
+
+@pytest.mark.parametrize(
+    "make, message",
+    [
+        (lambda: Budget({"latency": 1.5}), "for milliseconds say latency_ms"),
+        (lambda: Budget({"latency_ms": 0}), "must be positive"),
+        (lambda: Budget({"latencyms": 3}), "Did you mean 'latency_ms'"),
+        (lambda: LatencyTable(0), "threads must be"),
+        (lambda: LatencyTable(1.5), "threads must be"),
+    ],
+)
+def test_bad_budgets(make, message):
+    with pytest.raises(ValueError, match=message):
+        make()
+
+
+# ------------------------------------------------------------------ latency, measured
+
+
+@ON_TENSORFLOW
+def test_layers_are_measured_in_litert(tmp_path):
+    with LatencyTable(path=tmp_path / "table.json") as table:
+        value = table.predictor(network())(limits.shapes_of(network()))
+        assert value > 0 and all(entry > 0 for entry in table.entries.values())
+        assert not table.unmeasured
+        odd = {"module": "keras.layers", "class_name": "Conv2D", "config": {"filters": 4, "kernel_size": 9}}
+        assert table.ms(odd, (4, 4, 3)) == 0.0 and "Conv2D" in table.unmeasured
+    (machine,) = json.loads((tmp_path / "table.json").read_text())
+    assert "LiteRT" in machine and "1 threads" in machine
+
+
+@ON_TENSORFLOW
+def test_a_small_network_is_pruned_by_what_it_really_takes():
+    i = keras.Input((48, 48, 8))
+    x = layers.Conv2D(64, 3, activation="relu", name="first")(i)
+    x = layers.Conv2D(64, 3, activation="relu", name="second")(x)
+    model = keras.Model(i, layers.Dense(4)(layers.GlobalAveragePooling2D()(x)))
+    small = prune(model, "l1", budget={"latency": 0.5})
+    assert small.get_layer("first").filters < 64 and small.get_layer("first").filters % 8 == 0
+    assert analysis.macs(small) < 0.75 * analysis.macs(model)
+
+
+@pytest.mark.skipif(keras.backend.backend() == "tensorflow", reason="it works on TensorFlow")
+def test_latency_needs_tensorflow():
+    with pytest.raises(ValueError, match="needs Keras on TensorFlow"):
+        prune(network(), "l1", budget={"latency": 0.5})
