@@ -27,7 +27,7 @@ from tfcompress.pruning import heads
 
 flags.DEFINE_string("out_dir", "lda_heads", "Where the exported models go.")
 flags.DEFINE_float("sparsity", 0.6, "The share of each layer's filters to remove.")
-flags.DEFINE_integer("epochs", 20, "Epochs of training.")
+flags.DEFINE_integer("epochs", 30, "Epochs of training.")
 FLAGS = flags.FLAGS
 
 HEADS = {
@@ -45,9 +45,9 @@ def main(argv: list[str]) -> None:
     out = Path(FLAGS.out_dir)
     out.mkdir(parents=True, exist_ok=True)
     model = networks.small_cnn((8, 8, 1), images.classes)
-    studies.train(model, images, FLAGS.epochs, 0.05)
+    studies.train_small(model, images, FLAGS.epochs, 2e-3)
     small = tfcompress.prune(model, "deep_lda", sparsity=FLAGS.sparsity, data=images.train)
-    studies.train(small, images, FLAGS.epochs // 4, 0.02)
+    studies.train_small(small, images, FLAGS.epochs // 3, 1e-3)
     fitted = {name: chosen(small, candidates, images) for name, candidates in HEADS.items()}
     table = Table(title=f"{images.name}: {FLAGS.sparsity:.0%} of the filters removed by LDA")
     for column in ("network", "accuracy", "parameters", ".tflite, bytes", "max error against Keras"):

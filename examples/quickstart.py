@@ -17,6 +17,7 @@ from pathlib import Path
 import datasets
 import keras
 import networks
+import studies
 from absl import app, flags, logging
 from rich.console import Console
 from rich.table import Table
@@ -27,8 +28,6 @@ from tfcompress import analysis, export
 flags.DEFINE_string("out_dir", "quickstart-output", "Where the exported models go.")
 flags.DEFINE_float("sparsity", 0.5, "The share of each layer's filters to remove.")
 FLAGS = flags.FLAGS
-
-BATCH = 32
 
 
 def main(argv: list[str]) -> None:
@@ -41,7 +40,7 @@ def main(argv: list[str]) -> None:
 
     print(f"Training on {len(images.train[0])} digits, testing on {len(images.test[0])} others ...")
     model = networks.small_cnn((8, 8, 1), images.classes)
-    train(model, images, epochs=30, rate=2e-3)
+    studies.train_small(model, images, epochs=30, rate=2e-3)
 
     models = {"dense": model}
     for criterion in ("entropy", "apoz"):
@@ -51,9 +50,9 @@ def main(argv: list[str]) -> None:
             criterion,
             sparsity=FLAGS.sparsity,
             data=images.train[0],
-            retrain=lambda m: train(m, images, epochs=2, rate=1e-3),
+            retrain=lambda m: studies.train_small(m, images, epochs=2, rate=1e-3),
         )
-        train(small, images, epochs=10, rate=1e-3)
+        studies.train_small(small, images, epochs=10, rate=1e-3)
         models[criterion] = small
 
     print("Exporting, and running what was exported ...")
@@ -62,14 +61,6 @@ def main(argv: list[str]) -> None:
     pair = [out / f"{name}.tflite" for name in ("apoz", "dense")]
     print(f"Pruned against dense, in turn in one process: {analysis.latency_ratio(*pair)}")
     print(f"The files are in {out.resolve()}.")
-
-
-def train(model: keras.Model, images: datasets.Images, epochs: int, rate: float) -> None:
-    """Adam, whose learning rate falls from `rate` to 0 along a cosine."""
-    steps = epochs * -(-len(images.train[0]) // BATCH)
-    optimizer = keras.optimizers.Adam(keras.optimizers.schedules.CosineDecay(rate, steps))
-    model.compile(optimizer, "sparse_categorical_crossentropy", metrics=["accuracy"])
-    model.fit(*images.train, batch_size=BATCH, epochs=epochs, verbose=0)
 
 
 def measure(name: str, model: keras.Model, images: datasets.Images, out: Path) -> dict[str, str]:

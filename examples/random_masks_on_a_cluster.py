@@ -32,7 +32,7 @@ flags.DEFINE_string("scheduler", None, "Address of a cluster; by default one on 
 flags.DEFINE_integer("workers", 2, "Workers of the cluster on this machine.")
 flags.DEFINE_integer("candidates", 100, "Masks to draw.")
 flags.DEFINE_float("sparsity", 0.4, "The share of feature maps to remove from each layer.")
-flags.DEFINE_integer("epochs", 4, "Epochs of training before the search.")
+flags.DEFINE_integer("epochs", 30, "Epochs of training before the search.")
 FLAGS = flags.FLAGS
 
 HELD_OUT = 0.2  # of the training images, for the search
@@ -57,9 +57,12 @@ def main(argv: list[str]) -> None:
 
 
 def trained(images: datasets.Images) -> keras.Model:
-    make = networks.small_cnn if images.name == "digits" else networks.resnet20
+    small = images.name == "digits"
+    make, train, rate = (
+        (networks.small_cnn, studies.train_small, 2e-3) if small else (networks.resnet20, studies.train, 0.1)
+    )
     model = make(images.train[0].shape[1:], images.classes)
-    studies.train(model, images, FLAGS.epochs, 0.05)
+    train(model, images, FLAGS.epochs, rate)
     return model
 
 

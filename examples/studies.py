@@ -17,7 +17,7 @@ from rich.table import Table
 
 import tfcompress
 
-BATCH = 128
+BATCH, SMALL_BATCH = 128, 32
 _FLAG = re.compile(r"^--[\w-]+")
 
 
@@ -47,6 +47,14 @@ def train(
     """SGD with momentum; the learning rate falls from `rate` to 0 along a cosine."""
     compile_for(model, keras.optimizers.schedules.CosineDecay(rate, epochs * steps_per_epoch(images)))
     return model.fit(augmented(images), epochs=epochs, shuffle=False, verbose=0, callbacks=list(callbacks))
+
+
+def train_small(model: keras.Model, images: datasets.Images, epochs: int, rate: float) -> None:
+    """For small sets: Adam and small batches; the learning rate falls from `rate` to 0 along a cosine."""
+    steps = epochs * -(-len(images.train[0]) // SMALL_BATCH)
+    optimizer = keras.optimizers.Adam(keras.optimizers.schedules.CosineDecay(rate, steps))
+    model.compile(optimizer, "sparse_categorical_crossentropy", metrics=["accuracy"])
+    model.fit(*images.train, batch_size=SMALL_BATCH, epochs=epochs, verbose=0)
 
 
 def compile_for(model: keras.Model, rate: Any) -> None:

@@ -12,7 +12,7 @@ from keras import layers
 import tfcompress
 from tfcompress import Selection, analysis, prune, prune_iteratively, prune_layerwise, sparsity_for
 from tfcompress.analysis import LatencyTable
-from tfcompress.analysis.latency import Latency
+from tfcompress.analysis.latency import Latency, LatencyRatio
 from tfcompress.pruning import Budget, limits
 
 EXACT = Selection(round_to=1)
@@ -109,21 +109,35 @@ def times(layer: dict, shape: tuple[int, ...]) -> float:
     return shape[-1] * width * (1.5 if width % 2 else 1.0) / 1000
 
 
+def fake(patch: pytest.MonkeyPatch, milliseconds) -> None:
+    """Whole models take what `milliseconds` says of them."""
+
+    def latency(model, **settings):
+        return Latency.of([milliseconds(model)], batch=1, threads=1, runtime="none")
+
+    def latency_ratio(first, second, **settings):
+        return LatencyRatio.of(
+            [milliseconds(first)], [milliseconds(second)], batch=1, threads=1, runtime="none"
+        )
+
+    patch.setattr(limits, "latency", latency)
+    patch.setattr(limits, "latency_ratio", latency_ratio)
+    patch.setattr(limits.conversion, "check_backend", lambda: None)
+
+
+def by_layers(model: keras.Model) -> float:
+    size = None if model.inputs[0].shape[1] else (12, 12, 3)
+    return LatencyTable(measure=times).predictor(model, size)(limits.shapes_of(model))
+
+
+def with_the_rest(model: keras.Model) -> float:
+    """A half more than what its layers take."""
+    return 1.5 * by_layers(model)
+
+
 @pytest.fixture
 def made_up(monkeypatch):
-    """Whole models take what their layers take, and a half more for the rest."""
-    calls: list[float] = []
-
-    def latency(model, threads=1, data=None):
-        table = LatencyTable(measure=times)
-        calls.append(
-            1.5 * table.predictor(model, None if data is None else data.shape[1:])(limits.shapes_of(model))
-        )
-        return Latency.of([calls[-1]], batch=1, threads=threads, runtime="none")
-
-    monkeypatch.setattr(limits, "latency", latency)
-    monkeypatch.setattr(limits.conversion, "check_backend", lambda: None)
-    return calls
+    fake(monkeypatch, with_the_rest)
 
 
 def budget(**wanted: float) -> Budget:
@@ -135,29 +149,20 @@ def budget(**wanted: float) -> Budget:
 def test_a_model_meets_its_budget_of_latency_when_measured(made_up, share, scope):
     model = network()
     small = prune(model, "l1", budget=budget(latency=share), selection=Selection(round_to=1, scope=scope))
-    whole, found = made_up[0], made_up[-1]
-    assert found <= share * whole
-    again = limits.latency(small).median_ms
-    assert 0.75 * share * whole < again <= share * whole
+    assert 0.75 * share < with_the_rest(small) / with_the_rest(model) <= share
 
 
 def test_milliseconds_are_absolute_even_below_one(made_up):
     model = network()
     small = prune(model, "l1", budget=budget(latency_ms=0.9), selection=EXACT)
-    assert 0.6 < limits.latency(small).median_ms <= 0.9
+    assert 0.6 < with_the_rest(small) <= 0.9
 
 
 @settings(max_examples=5)
 @given(st.floats(0.2, 0.9))
 def test_widths_that_run_slower_than_wider_ones_are_never_chosen(share):
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(limits.conversion, "check_backend", lambda: None)
-
-        def latency(model, threads=1):
-            value = LatencyTable(measure=times).predictor(model)(limits.shapes_of(model))
-            return Latency.of([value], batch=1, threads=1, runtime="none")
-
-        patch.setattr(limits, "latency", latency)
+        fake(patch, by_layers)
         model = network()
         graph = tfcompress.trace(model)
         small = prune(model, "l1", budget=budget(latency=share), selection=EXACT)
@@ -173,7 +178,7 @@ def test_widths_that_run_slower_than_wider_ones_are_never_chosen(share):
             if masks[name].sum() == wider and all(
                 masks[n].sum() == r.after for n, r in keep.items() if n != name
             ):
-                assert predict(graph.shapes_after(masks)) > latency(small).median_ms
+                assert predict(graph.shapes_after(masks)) > by_layers(small)
 
 
 def test_layers_that_are_alike_are_measured_once_and_only_where_asked():
@@ -203,18 +208,16 @@ def test_a_table_is_kept_in_a_file(tmp_path):
     assert list(tmp_path.iterdir()) == [path]
 
 
-def test_a_measurement_above_the_limit_makes_the_model_smaller(made_up, monkeypatch):
+def test_a_measurement_above_the_limit_makes_the_model_smaller(monkeypatch):
     """The rest of the network takes more and more of the time as its layers shrink."""
 
-    def latency(model, threads=1, data=None):
-        value = LatencyTable(measure=times).predictor(model)(limits.shapes_of(model)) + 1.0
-        return Latency.of([value], batch=1, threads=threads, runtime="none")
+    def milliseconds(model: keras.Model) -> float:
+        return by_layers(model) + 1.0
 
-    monkeypatch.setattr(limits, "latency", latency)
+    fake(monkeypatch, milliseconds)
     model = network()
-    whole = latency(model).median_ms
     small = prune(model, "l1", budget=budget(latency=0.5), selection=EXACT)
-    assert 0.35 * whole < latency(small).median_ms <= 0.5 * whole
+    assert 0.35 < milliseconds(small) / milliseconds(model) <= 0.5
     with pytest.raises(ValueError, match=r"the least is latency_ms 1\.\d+ > 1"):
         prune(model, "l1", budget=budget(latency_ms=1.0), selection=EXACT)
 
@@ -223,18 +226,17 @@ def test_several_limits_hold_together(made_up):
     model = network()
     small = prune(model, "l1", budget=budget(latency=0.8, params=0.3, energy=0.9), selection=EXACT)
     assert small.count_params() <= 0.31 * model.count_params()
-    assert limits.latency(small).median_ms <= 0.8 * made_up[0]
+    assert with_the_rest(small) <= 0.8 * with_the_rest(model)
 
 
 def test_other_verbs_meet_budgets_of_latency(made_up):
     model = network()
-    whole = limits.latency(model).median_ms
     for small in (
         prune_layerwise(model, "l1", budget=budget(latency=0.5), retrain=None, verbose=False),
         prune_iteratively(model, "l1", budget=budget(latency=0.5), retrain=None, verbose=False),
         prune(model, "l1", sparsity=sparsity_for(model, budget(latency=0.5))),
     ):
-        assert limits.latency(small).median_ms <= 0.5 * whole
+        assert with_the_rest(small) <= 0.5 * with_the_rest(model)
 
 
 def test_a_model_of_open_size_is_measured_at_the_size_given(made_up):

@@ -1,7 +1,5 @@
 """Budgets: how much to remove so that the model fits what it may cost."""
 
-import dataclasses
-import math
 import numbers
 import os
 from collections.abc import Callable, Mapping
@@ -112,20 +110,12 @@ class Budget:
             search = _Search(self, model, graph, scores, selection, counts_at)
             return shares_of(search.largest(), scores)
 
-    def absolute(self, model: keras.Model) -> "Budget":
-        """The budget with each share as that of what the model costs."""
+    def excess(self, model: keras.Model, whole: keras.Model) -> Over:
+        """What of a model is too big: cost -> (value, limit). Shares are of what `whole` costs."""
         with table_of(self):
-            limits = _absolute(
-                self.limits, {name: cost.of(model) for name, cost in self.costs(model).items()}
-            )
-        if "latency" in limits:
-            limits["latency_ms"] = min(limits.pop("latency"), limits.get("latency_ms", math.inf))
-        return dataclasses.replace(self, limits=limits)
-
-    def excess(self, model: keras.Model) -> Over:
-        """What of a model is too big: cost -> (value, limit). The limits must be absolute."""
-        with table_of(self):
-            return _over({name: cost.of(model) for name, cost in self.costs(model).items()}, self.limits)
+            costs = self.costs(whole)
+            limits = _absolute(self.limits, costs, whole)
+            return _over({name: cost.of(model) for name, cost in costs.items()}, limits)
 
     def costs(self, model: keras.Model) -> dict[str, Cost]:
         return {name: COSTS[name](model, self) for name in self.limits}
@@ -146,9 +136,8 @@ class _Search:
         self.model, self.graph, self.scores, self.selection = model, graph, scores, selection
         self.counts_at = counts_at or (lambda share: selection.counts(scores, share))
         self.costs = budget.costs(model)
-        whole = {name: cost.of(model) for name, cost in self.costs.items()}
-        self.limits = _absolute(budget.limits, whole)
-        self._learn(model, whole)
+        self.limits = _absolute(budget.limits, self.costs, model)
+        self._learn(model, {name: cost.of_whole(model) for name, cost in self.costs.items()})
 
     def largest(self) -> dict[str, int]:
         """Group name -> how many channels stay."""
@@ -174,7 +163,7 @@ class _Search:
         values = {name: cost.of(small) for name, cost in measured.items()}
         self._learn(small, values)
         near = any(value > NEAR * self.limits[name] for name, value in values.items())
-        return _over(values, self.limits), near
+        return self._above({name: cost.accepted for name, cost in measured.items()}, values), near
 
     def _learn(self, model: keras.Model, values: Mapping[str, float]) -> None:
         for name, cost in self.costs.items():
@@ -196,11 +185,14 @@ class _Search:
         return self._above_aims(self._values(counts))
 
     def _above_aims(self, values: Mapping[str, float]) -> Over:
-        """Cost -> (value, limit), for what is not as far below its limit as it should be."""
+        return self._above({name: cost.aim for name, cost in self.costs.items()}, values)
+
+    def _above(self, shares: Mapping[str, float], values: Mapping[str, float]) -> Over:
+        """Cost -> (value, limit), for what is above that share of its limit."""
         return {
             name: (value, self.limits[name])
             for name, value in values.items()
-            if value > self.costs[name].aim * self.limits[name]
+            if value > shares[name] * self.limits[name]
         }
 
     def _bisected(self) -> dict[str, int]:
@@ -233,10 +225,10 @@ def _wider(count: int, most: int) -> list[int]:
     return sorted(width for width in widths if width <= most)
 
 
-def _absolute(limits: Mapping[str, float], whole: Mapping[str, float]) -> dict[str, float]:
+def _absolute(limits: Mapping[str, float], costs: Mapping[str, Cost], whole: keras.Model) -> dict[str, float]:
     """Limits with each share as that of what the whole model costs."""
     return {
-        name: limit * whole[name] if limit <= 1 and name != "latency_ms" else limit
+        name: limit * costs[name].of_whole(whole) if limit <= 1 and name != "latency_ms" else limit
         for name, limit in limits.items()
     }
 

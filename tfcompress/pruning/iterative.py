@@ -233,11 +233,11 @@ def _goal(rounds: _Rounds, sparsity: float | None, budget: Any) -> Callable[[_St
     if sparsity is not None:
         wanted = round(sparsity * rounds.total)
         return lambda state: wanted - rounds.removed(state)
-    limits = Budget.of(budget).absolute(rounds.model)
+    limits = Budget.of(budget)
     # The least that can be reached: all layers at their floors, whatever their scores.
     even = {group.name: np.zeros(group.size) for group in rounds.groups}
     limits.solve(rounds.model, rounds.graph, even, dataclasses.replace(rounds.selection, scope="group"))
-    return lambda state: math.inf if limits.excess(state.model) else 0
+    return lambda state: math.inf if limits.excess(state.model, rounds.model) else 0
 
 
 def _check(retrain: Any, sparsity: Any, per_round: Any, momentum: Any) -> None:

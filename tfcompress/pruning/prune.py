@@ -39,9 +39,10 @@ def prune(
             from layer names or regular expressions to numbers, where groups that none matches stay
             whole; or a function from scores to a mask, such as `selection.Cutoff()`. No group falls
             below the selection's floor, a tenth by default.
-        budget: instead of `sparsity`: `{"params": n}`, `{"macs": n}` or `{"bytes": n}`, at most 1 for
-            a share of the model's own, above 1 for an absolute number. Bytes are those of the
-            weights. `Budget` says more, such as the input size of a model that leaves it open.
+        budget: instead of `sparsity`: `{"params": n}`, `{"macs": n}`, `{"bytes": n}` (of the weights) or
+            `{"energy": n}`, at most 1 for a share of the model's own, above 1 for an absolute number; or
+            `{"latency_ms": n}`, or `{"latency": share}`, measured on this machine. `Budget` says more, such
+            as the input size of a model that leaves it open.
         data: for criteria that look at activations: arrays, `(inputs, labels)`, a
             `tf.data.Dataset`, a `PyDataset` or any iterable of batches.
         include: layer names or regular expressions; only groups with such a layer are pruned.
