@@ -11,7 +11,7 @@ from keras import layers
 
 import tfcompress
 from tfcompress import Selection, analysis, prune, prune_iteratively, prune_layerwise, sparsity_for
-from tfcompress.analysis import LatencyTable
+from tfcompress.analysis import LatencyTable, latency_table
 from tfcompress.analysis.latency import Latency, LatencyRatio
 from tfcompress.pruning import Budget, limits
 
@@ -276,6 +276,21 @@ def test_layers_are_measured_in_litert(tmp_path):
         assert table.ms(odd, (4, 4, 3)) == 0.0 and "Conv2D" in table.unmeasured
     (machine,) = json.loads((tmp_path / "table.json").read_text())
     assert "LiteRT" in machine and "1 threads" in machine
+
+
+@ON_TENSORFLOW
+def test_a_layer_that_ends_the_process_has_no_time_and_the_next_one_has(tmp_path, monkeypatch):
+    child = tmp_path / "child.py"
+    child.write_text(
+        "import os\n"
+        "def version(): return 'none'\n"
+        "def median_ms(layer, **rest): return 2.0 if layer['config']['filters'] < 9 else os._exit(1)\n"
+    )
+    monkeypatch.setattr(latency_table, "CHILD", child)
+    with LatencyTable() as table:
+        layer = {"class_name": "Conv2D", "config": {"filters": 9}}
+        assert table.ms(layer, (4, 4, 3)) == 0.0 and "exit code 1" in table.unmeasured["Conv2D"]
+        assert table.ms({**layer, "config": {"filters": 8}}, (4, 4, 3)) == 2.0
 
 
 @ON_TENSORFLOW

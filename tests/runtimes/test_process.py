@@ -53,3 +53,31 @@ def test_output_of_the_process_does_not_reach_the_terminal(script, capfd):
     talk = script("import os\ndef talk(): print('a'); os.write(1, b'b'); os.write(2, b'c')")
     process.call(talk, "talk")
     assert capfd.readouterr() == ("", "")
+
+
+def test_a_server_answers_one_call_after_the_other(script):
+    count = script("calls = []\ndef count(x): calls.append(x); return len(calls), 2 * x")
+    with process.Server(count) as server:
+        assert server.call("count", x=1) == (1, 2)
+        first, array = server.call("count", x=np.arange(3))
+        assert first == 2 and array.tolist() == [0, 2, 4]
+
+
+def test_a_server_goes_on_after_an_error_and_not_after_a_crash(script):
+    source = "import os\ndef fail(): raise KeyError('no')\ndef die(): os._exit(4)\ndef fine(): return 1"
+    with process.Server(script(source)) as server:
+        with pytest.raises(process.ChildError, match="KeyError: 'no'"):
+            server.call("fail")
+        assert server.call("fine") == 1 and server.alive
+        with pytest.raises(process.ChildError, match="ended with exit code 4"):
+            server.call("die")
+        assert not server.alive
+        with pytest.raises(process.ChildError, match="ended with exit code 4"):
+            server.call("fine")
+
+
+def test_output_of_a_server_does_not_come_between_its_answers(script, capfd):
+    talk = script("import os\ndef talk(): print('a'); os.write(1, b'b'); os.write(2, b'c'); return 7")
+    with process.Server(talk) as server:
+        assert [server.call("talk"), server.call("talk")] == [7, 7]
+    assert capfd.readouterr() == ("", "")

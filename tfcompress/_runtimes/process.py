@@ -125,6 +125,10 @@ class Server:
         self._process.kill()
         self._process.communicate()
 
+    @property
+    def alive(self) -> bool:
+        return self._process.poll() is None
+
     def call(self, function: str, **arguments: Any) -> Any:
         """Returns `function(**arguments)` of the file.
 

@@ -78,10 +78,13 @@ class LatencyTable:
 
     def __exit__(self, *error: Any) -> None:
         """Ends the process that measures, and saves."""
-        if self._server is not None:
-            self._server.__exit__(*error)
-            self._server = None
+        self._stop()
         self.save()
+
+    def _stop(self) -> None:
+        if self._server is not None:
+            self._server.__exit__()
+            self._server = None
 
     @functools.cached_property
     def entries(self) -> dict[str, float]:
@@ -118,7 +121,11 @@ class LatencyTable:
     def _called(self, function: str, **arguments: Any) -> Any:
         if self._server is None:
             self._server = process.Server(CHILD).__enter__()
-        return self._server.call(function, **arguments)
+        try:
+            return self._server.call(function, **arguments)
+        finally:
+            if not self._server.alive:
+                self._stop()  # the next call begins another one
 
     def predictor(
         self, model: keras.Model, input_shape: InputShape | None = None
