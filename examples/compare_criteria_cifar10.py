@@ -14,7 +14,6 @@ from pathlib import Path
 
 import datasets
 import keras
-import networks
 import numpy as np
 import studies
 from absl import flags
@@ -34,7 +33,7 @@ flags.DEFINE_list("criteria", None, "Which criteria; by default all of them.")
 flags.DEFINE_list("seeds", ["0", "1", "2"], "Seeds of weights, batches and random pruning.")
 FLAGS = flags.FLAGS
 
-RATE, TUNE_RATE = 0.1, 0.02  # fixed beforehand, as in prune_cifar10.py
+TUNE_RATE = 0.02  # fixed beforehand, as in prune_cifar10.py
 
 
 def main(argv: list[str]) -> None:
@@ -57,21 +56,17 @@ def main(argv: list[str]) -> None:
             lambda small: studies.train(small, images, FLAGS.tune_epochs, TUNE_RATE),
             seeds[: seeds.index(seed) + 1],
             evaluate=lambda model: studies.accuracy(model, images),
-            scratch=lambda small: studies.train(small, images, FLAGS.epochs + FLAGS.tune_epochs, RATE),
+            scratch=lambda small: studies.train(
+                small, images, FLAGS.epochs + FLAGS.tune_epochs, studies.RATE
+            ),
             path=out / "results.json",
         )
         report(found, facts.runs, out)
 
 
 def trained(images: datasets.Images, out: Path, seed: int) -> keras.Model:
-    """The dense network of a seed, trained once."""
-    path = out / f"resnet20-width{FLAGS.width}-epochs{FLAGS.epochs}-seed{seed}.keras"
-    if not path.exists():
-        keras.utils.set_random_seed(seed)
-        model = networks.resnet20(images.train[0].shape[1:], images.classes, FLAGS.width)
-        studies.train(model, images, FLAGS.epochs, RATE)
-        model.save(path)
-    return keras.saving.load_model(path)
+    """The dense network of a seed."""
+    return studies.resnet20(images, out, seed, FLAGS.width, FLAGS.epochs)
 
 
 def ranks(network, seed: int, names: list[str], ranked: tuple) -> dict:
@@ -84,20 +79,17 @@ def ranks(network, seed: int, names: list[str], ranked: tuple) -> dict:
 
 
 def settings(images: datasets.Images) -> dict:
-    return {
-        "data": images.name,
-        "train_images": len(images.train[0]),
-        "test_images": len(images.test[0]),
-        "network": f"ResNet-20, width {FLAGS.width}",
-        "epochs": FLAGS.epochs,
-        "tune_epochs": FLAGS.tune_epochs,
-        "macs": FLAGS.macs,
-        "scored": FLAGS.scored,
-        "ranked": FLAGS.ranked,
-        "batch": studies.BATCH,
-        "rate": RATE,
-        "tune_rate": TUNE_RATE,
-    }
+    return studies.settings(
+        images,
+        network=f"ResNet-20, width {FLAGS.width}",
+        epochs=FLAGS.epochs,
+        tune_epochs=FLAGS.tune_epochs,
+        macs=FLAGS.macs,
+        scored=FLAGS.scored,
+        ranked=FLAGS.ranked,
+        rate=studies.RATE,
+        tune_rate=TUNE_RATE,
+    )
 
 
 def report(found: tfcompress.pruning.Comparison, facts: list[dict], out: Path) -> None:

@@ -14,7 +14,6 @@ from pathlib import Path
 
 import datasets
 import keras
-import networks
 import numpy as np
 import studies
 from absl import flags
@@ -32,7 +31,7 @@ flags.DEFINE_list("sparsities", ["0.5", "0.7", "0.8"], "Shares of the weights to
 flags.DEFINE_list("seeds", ["0", "1", "2"], "Seeds of weights, batches and positions.")
 FLAGS = flags.FLAGS
 
-RATE, TUNE_RATE = 0.1, 0.02  # fixed beforehand, as in prune_cifar10.py
+TUNE_RATE = 0.02  # fixed beforehand, as in prune_cifar10.py
 METHODS = {
     "energy": {},
     # No weight is chosen by outputs, and a ridge this large leaves them where they are.
@@ -55,15 +54,17 @@ def main(argv: list[str]) -> None:
     report(results.runs, out)
 
 
+def network(images: datasets.Images, seed: int, out: Path) -> keras.Model:
+    return studies.resnet20(images, out, seed, FLAGS.width, FLAGS.epochs)
+
+
 def dense(images: datasets.Images, seed: int, out: Path) -> dict:
-    model = networks.resnet20(images.train[0].shape[1:], images.classes, FLAGS.width)
-    studies.train(model, images, FLAGS.epochs, RATE)
-    model.save(network_path(out, seed))
+    model = network(images, seed, out)
     return {"accuracy": studies.accuracy(model, images), "energy": analysis.energy(model).total}
 
 
 def pruned(images: datasets.Images, seed: int, out: Path, method: str, sparsity: float) -> dict:
-    model = keras.saving.load_model(network_path(out, seed))
+    model = network(images, seed, out)
     masked = tfcompress.prune_by_energy(
         model,
         images.train[0][: FLAGS.fitted],
@@ -80,23 +81,16 @@ def pruned(images: datasets.Images, seed: int, out: Path, method: str, sparsity:
     return {"accuracy": studies.accuracy(masked, images), "accuracy_after_cut": cut, "energy": energy}
 
 
-def network_path(out: Path, seed: int) -> Path:
-    return out / f"resnet20-width{FLAGS.width}-epochs{FLAGS.epochs}-seed{seed}.keras"
-
-
 def settings(images: datasets.Images) -> dict:
-    return {
-        "data": images.name,
-        "train_images": len(images.train[0]),
-        "test_images": len(images.test[0]),
-        "network": f"ResNet-20, width {FLAGS.width}",
-        "epochs": FLAGS.epochs,
-        "tune_epochs": FLAGS.tune_epochs,
-        "fitted": FLAGS.fitted,
-        "batch": studies.BATCH,
-        "rate": RATE,
-        "tune_rate": TUNE_RATE,
-    }
+    return studies.settings(
+        images,
+        network=f"ResNet-20, width {FLAGS.width}",
+        epochs=FLAGS.epochs,
+        tune_epochs=FLAGS.tune_epochs,
+        fitted=FLAGS.fitted,
+        rate=studies.RATE,
+        tune_rate=TUNE_RATE,
+    )
 
 
 def report(runs: list[dict], out: Path) -> None:

@@ -49,15 +49,16 @@ def main(argv: list[str]) -> None:
 
 
 def dense(images: datasets.Images, seed: int, out: Path) -> dict:
-    model = networks.resnet20(images.train[0].shape[1:], images.classes, FLAGS.width)
-    studies.train(model, images, FLAGS.epochs, 0.1)
-    model.save(network_path(out, seed))
-    return measure(model, images)
+    return measure(network(images, seed, out), images)
+
+
+def network(images: datasets.Images, seed: int, out: Path) -> keras.Model:
+    return studies.resnet20(images, out, seed, FLAGS.width, FLAGS.epochs)
 
 
 def entropy(images: datasets.Images, seed: int, out: Path) -> dict:
     """Half the fine-tuning goes into the steps between layers, half comes at the end."""
-    model = keras.saving.load_model(network_path(out, seed))
+    model = network(images, seed, out)
     studies.compile_for(model, TUNE_RATE)
     calibration = images.train[0][:1000]
     steps = len(tfcompress.analysis.grouping.chosen(tfcompress.trace(model)))
@@ -76,7 +77,7 @@ def entropy(images: datasets.Images, seed: int, out: Path) -> dict:
 
 def one_shot(criterion) -> dict:
     def run(images: datasets.Images, seed: int, out: Path) -> dict:
-        model = keras.saving.load_model(network_path(out, seed))
+        model = network(images, seed, out)
         small = tfcompress.prune(model, criterion(seed), budget={"macs": FLAGS.macs})
         cut = studies.accuracy(small, images)
         studies.train(small, images, FLAGS.tune_epochs, TUNE_RATE)
@@ -91,7 +92,7 @@ def scratch(images: datasets.Images, seed: int, out: Path) -> dict:
     small = tfcompress.prune(model, "l1", budget={"macs": FLAGS.macs})
     keras.utils.set_random_seed(seed)
     fresh = keras.Model.from_config(small.get_config())
-    studies.train(fresh, images, FLAGS.epochs + FLAGS.tune_epochs, 0.1)
+    studies.train(fresh, images, FLAGS.epochs + FLAGS.tune_epochs, studies.RATE)
     return measure(fresh, images) | {"widths": widths(fresh)}
 
 
@@ -118,25 +119,18 @@ def widths(model: keras.Model) -> dict[str, int]:
     return {layer.name: layer.filters for layer in model.layers if isinstance(layer, keras.layers.Conv2D)}
 
 
-def network_path(out: Path, seed: int) -> Path:
-    return out / f"resnet20-width{FLAGS.width}-epochs{FLAGS.epochs}-seed{seed}.keras"
-
-
 # ------------------------------------------------------------------ results
 
 
 def settings(images: datasets.Images) -> dict:
-    return {
-        "data": images.name,
-        "train_images": len(images.train[0]),
-        "test_images": len(images.test[0]),
-        "network": f"ResNet-20, width {FLAGS.width}",
-        "epochs": FLAGS.epochs,
-        "tune_epochs": FLAGS.tune_epochs,
-        "macs": FLAGS.macs,
-        "batch": studies.BATCH,
-        "tune_rate": TUNE_RATE,
-    }
+    return studies.settings(
+        images,
+        network=f"ResNet-20, width {FLAGS.width}",
+        epochs=FLAGS.epochs,
+        tune_epochs=FLAGS.tune_epochs,
+        macs=FLAGS.macs,
+        tune_rate=TUNE_RATE,
+    )
 
 
 def report(runs: list[dict], out: Path) -> None:

@@ -9,6 +9,7 @@ from typing import Any
 
 import datasets
 import keras
+import networks
 import numpy as np
 import tensorflow as tf
 from absl import app, flags
@@ -18,6 +19,7 @@ from rich.table import Table
 import tfcompress
 
 BATCH, SMALL_BATCH = 128, 32
+RATE = 0.1  # of a first training
 _FLAG = re.compile(r"^--[\w-]+")
 
 
@@ -80,6 +82,17 @@ def steps_per_epoch(images: datasets.Images) -> int:
     return len(images.train[0]) // BATCH
 
 
+def resnet20(images: datasets.Images, out: Path, seed: int, width: int, epochs: int) -> keras.Model:
+    """The trained network of a seed; it is trained once and kept in the folder."""
+    path = out / f"resnet20-width{width}-epochs{epochs}-seed{seed}.keras"
+    if not path.exists():
+        keras.utils.set_random_seed(seed)
+        model = networks.resnet20(images.train[0].shape[1:], images.classes, width)
+        train(model, images, epochs, RATE)
+        model.save(path)
+    return keras.saving.load_model(path)
+
+
 def accuracy(model: keras.Model, images: datasets.Images) -> float:
     predictions = model.predict(images.test[0], batch_size=250, verbose=0).argmax(axis=1)
     return float((predictions == images.test[1]).mean())
@@ -128,6 +141,12 @@ class Results:
         temporary = self.path.with_suffix(".tmp")
         temporary.write_text(json.dumps(self.content, indent=1))
         temporary.replace(self.path)
+
+
+def settings(images: datasets.Images, **own: Any) -> dict:
+    """Of a study: its data and what all studies share, and its own."""
+    sizes = {"train_images": len(images.train[0]), "test_images": len(images.test[0])}
+    return {"data": images.name, **sizes, "batch": BATCH, **own}
 
 
 def versions() -> dict[str, str]:
