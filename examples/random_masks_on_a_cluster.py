@@ -72,7 +72,7 @@ def client():
     if FLAGS.scheduler:
         return Client(FLAGS.scheduler)
     # One thread each: TensorFlow has its own, and a worker measures one candidate at a time.
-    return LocalCluster(FLAGS.workers, threads_per_worker=1, dashboard_address=None).get_client()
+    return LocalCluster(FLAGS.workers, threads_per_worker=1, dashboard_address="127.0.0.1:0").get_client()
 
 
 def searched(model: keras.Model, held_out: tuple, images: datasets.Images, where: dict) -> tuple:

@@ -28,6 +28,7 @@ from tfcompress.channels import shrink, trace
 from tfcompress.layers import constrain, densify, release, strip, wrap
 from tfcompress.ops import load_delegate
 from tfcompress.pruning import (
+    allocation,
     attach,
     compact,
     compare,
@@ -53,6 +54,7 @@ __version__ = "0.1.0"
 __all__ = [
     "Cutoff",
     "Selection",
+    "allocation",
     "analysis",
     "attach",
     "callbacks",

@@ -544,6 +544,32 @@ def unbuilt() -> keras.Model:
     return keras.Sequential([layers.Dense(2)])
 
 
+def test_a_dict_gives_layers_rules_of_their_own():
+    quarter = MagnitudePruning(0.25)
+    wrapped = wrap(nested(), {"head": HALF, "body/.*down": by_hand, "body/.*": quarter, ".*": HALF})
+    rules = {path: op.rule for path, op in _calls.walk(wrapped) if isinstance(op, MaskedLayer)}
+    assert rules == {"head": HALF, "body/down": None, "body/chain/up": quarter}  # the first match counts
+
+
+def test_what_a_dict_does_not_name_stays_as_it_is():
+    model = network()
+    wrapped = wrap(model, {"second": HALF, "head": MagnitudePruning(0.75)})
+    assert [
+        type(layer).__name__ for layer in wrapped.layers if layer.name in ("first", "second", "head")
+    ] == [
+        "Conv2D",
+        "MaskedLayer",
+        "MaskedLayer",
+    ]
+    assert wrapped.left_alone["first"] == "not chosen"
+    assert [layer.name for layer in wrap(model, {".*": HALF}, exclude="head").layers] == [
+        layer.name for layer in model.layers
+    ]
+    wrapped.fit(*data(), epochs=1, verbose=0, callbacks=[UpdateMasks()])
+    for masked, share in zip(masked_weights(wrapped), (0.5, 0.75), strict=True):
+        assert (~masked.kept).mean() == share
+
+
 def without_kernels() -> keras.Model:
     return keras.Sequential([keras.Input((4,)), layers.BatchNormalization(name="norm")])
 
@@ -566,6 +592,14 @@ def wrapped_once() -> keras.Model:
         (sequential, HALF, {"include": "norm"}, "'norm' cannot be masked: BatchNormalization has no kernel"),
         (without_kernels, HALF, {}, "No layer of .* is left to mask: .*BatchNormalization has no kernel"),
         (sequential, HALF, {"exclude": ["conv", "head"]}, "is left to mask"),
+        (sequential, {}, {}, "Expected a rule .* got {}"),
+        (sequential, {"head": 0.5}, {}, "Expected a rule .* got 0.5"),
+        (sequential, {"haed": HALF}, {}, "Did you mean 'head'"),
+        (sequential, {0: HALF}, {}, "Expected a layer name"),
+        (sequential, {"norm": HALF, "head": HALF}, {}, "'norm' cannot be masked: BatchNormalization has no"),
+        (sequential, {"n.*": HALF}, {}, r"is left to mask: none of \['norm'\]"),
+        (sequential, {"head": HALF}, {"exclude": "head"}, r"is left to mask: none of \['head'\]"),
+        (sequential, {"head": MagnitudePruning(0.5, block=(3, 1))}, {}, "do not divide 'head'"),
         (wrapped_once, HALF, {}, "No layer of 'chain' is left to mask: .*'conv': 'masked already'"),
         (wrapped_once, HALF, {"include": "head"}, "'head' cannot be masked: masked already"),
         (wrapped_once, by_hand, {}, "is left to mask"),
@@ -584,6 +618,14 @@ def wrapped_once() -> keras.Model:
         "layer_without_a_kernel",
         "model_without_kernels",
         "all_excluded",
+        "no_rules",
+        "number_in_a_dict",
+        "misspelt_key",
+        "key_that_is_no_name",
+        "key_without_a_kernel",
+        "keys_without_a_kernel",
+        "key_excluded",
+        "blocks_in_a_dict",
         "twice",
         "layer_twice",
         "twice_by_hand",

@@ -1,7 +1,7 @@
 """Masks for a whole model: put on, and taken off again."""
 
 import warnings
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from typing import Any
 
 import keras
@@ -36,7 +36,8 @@ def wrap(
         model: a built functional or Sequential model. It is not changed.
         wrapper: a rule such as `MagnitudePruning(0.8)`; or a function from a layer to the layer that
             replaces it, such as `lambda layer: MaskedLayer(layer)`; or a dict from layer paths or regular
-            expressions to these, where layers that none matches are left alone and the first match counts.
+            expressions to such, of which the first match counts, and layers that none matches stay as they
+            are.
         include: layer paths or regular expressions; only these layers are wrapped. Without it: all that have
             kernels and are not masked yet.
         exclude: likewise, these are not.
@@ -46,7 +47,8 @@ def wrap(
 
     Raises:
         ValueError: the model is subclassed (see `constrain`) or not built, a pattern matches no layer, a
-            layer named by `include` has no kernel or is masked already, or the rule does not fit a layer.
+            layer named by `include` or the dict has no kernel or is masked already, or a rule does not fit a
+            layer.
 
     >>> x = keras.Input((8,))
     >>> model = keras.Model(x, keras.layers.Dense(4, name="head")(x))
@@ -54,28 +56,23 @@ def wrap(
     >>> type(wrap(model, MagnitudePruning(0.5)).get_layer("head")).__name__
     'MaskedLayer'
     """
-    for each in wrapper.values() if isinstance(wrapper, Mapping) else [wrapper]:
-        _check_wrapper(each)
     _calls.check_functional(model)
     layers = dict(_outermost(model))
-    reasons = {path: reason for path, layer in layers.items() if (reason := _why_not(layer))}
-    paths = chosen(layers, include, exclude)
-    asked = [path for path in paths if path in reasons and include is not None]
-    if asked:
-        raise ValueError(f"Layer '{asked[0]}' cannot be masked: {reasons[asked[0]]}.")
-    wrappers = shares([path for path in paths if path not in reasons], wrapper)
-    if not wrappers:
-        raise ValueError(f"No layer of '{model.name}' is left to mask: {reasons or 'all are excluded'}.")
-    for path, each in wrappers.items():
-        if isinstance(each, MaskRule):
-            _check_rule(each, {path: layers[path]})
+    given = _given(layers, wrapper)
+    named = wrapper if isinstance(wrapper, Mapping) else ()
+    paths = [path for path in _maskable(model, layers, include, exclude, named) if path in given]
+    if not paths:
+        raise ValueError(
+            f"No layer of '{model.name}' is left to mask: none of {list(given)} can be or is chosen."
+        )
+    for path in paths:
+        _check_rule(given[path], path, layers[path])
     places = {path: place for place, path in enumerate(layers)}
 
     def convert(path: str, operation: Any, copied: Callable) -> Any:
-        if path not in wrappers:
+        if path not in paths:
             return copied(operation)
-        each = wrappers[path]
-        made = MaskedLayer(copied(operation), each) if isinstance(each, MaskRule) else each(copied(operation))
+        made = _made(given[path], copied(operation))
         if not isinstance(made, keras.layers.Layer):
             raise ValueError(f"The wrapper must return a layer, got {made!r} for '{path}'.")
         if isinstance(made, MaskedLayer):
@@ -83,17 +80,9 @@ def wrap(
         return made
 
     wrapped = _cloning.copy(model, convert=convert)
-    not_chosen = {path: "not chosen" for path in layers if path not in wrappers}
-    wrapped.left_alone = {**not_chosen, **reasons}
+    not_chosen = {path: "not chosen" for path in layers if path not in paths}
+    wrapped.left_alone = {**not_chosen, **_reasons(layers)}
     return wrapped
-
-
-def _check_wrapper(wrapper: Any) -> None:
-    if not isinstance(wrapper, MaskRule) and (isinstance(wrapper, type) or not callable(wrapper)):
-        raise ValueError(
-            "Expected a rule such as MagnitudePruning(0.5), a function from layer to layer, or a dict of "
-            f"these, got {wrapper!r}."
-        )
 
 
 def strip(model: keras.Model) -> keras.Model:
@@ -138,6 +127,48 @@ def strip(model: keras.Model) -> keras.Model:
     return stripped
 
 
+def maskable(
+    model: keras.Model, include: Patterns = None, exclude: Patterns = None
+) -> dict[str, keras.layers.Layer]:
+    """Path -> the layers that `wrap` masks; see there."""
+    _calls.check_functional(model)
+    layers = dict(_outermost(model))
+    return {path: layers[path] for path in _maskable(model, layers, include, exclude)}
+
+
+def _maskable(
+    model: keras.Model,
+    layers: Mapping[str, keras.layers.Layer],
+    include: Patterns,
+    exclude: Patterns,
+    named: Collection[str] = (),
+) -> list[str]:
+    """The paths that are chosen and can be masked; those that are asked for must be."""
+    reasons, paths = _reasons(layers), chosen(layers, include, exclude)
+    asked = [path for path in paths if path in reasons and (include is not None or path in named)]
+    if asked:
+        raise ValueError(f"Layer '{asked[0]}' cannot be masked: {reasons[asked[0]]}.")
+    paths = [path for path in paths if path not in reasons]
+    if not paths:
+        raise ValueError(f"No layer of '{model.name}' is left to mask: {reasons or 'all are excluded'}.")
+    return paths
+
+
+def _given(layers: Mapping[str, keras.layers.Layer], wrapper: Any) -> dict[str, MaskRule | Wrap]:
+    """Path -> the rule or function for it."""
+    for one in wrapper.values() if isinstance(wrapper, Mapping) and wrapper else [wrapper]:
+        if not isinstance(one, MaskRule) and (isinstance(one, type) or not callable(one)):
+            raise ValueError(
+                "Expected a rule such as MagnitudePruning(0.5), a function from layer to layer, or a dict "
+                f"from layers to such, got {one!r}."
+            )
+    return shares(layers, wrapper)
+
+
+def _made(wrapper: MaskRule | Wrap, layer: keras.layers.Layer) -> Any:
+    return MaskedLayer(layer, wrapper) if isinstance(wrapper, MaskRule) else wrapper(layer)
+
+
 def _outermost(model: keras.Model) -> Iterator[tuple[str, keras.layers.Layer]]:
     """Every layer that is in no wrapper."""
     inside: set[int] = set()
@@ -150,6 +181,11 @@ def _outermost(model: keras.Model) -> Iterator[tuple[str, keras.layers.Layer]]:
             yield path, operation
 
 
+def _reasons(layers: Mapping[str, keras.layers.Layer]) -> dict[str, str]:
+    """Path -> why a layer cannot be masked."""
+    return {path: reason for path, layer in layers.items() if (reason := _why_not(layer))}
+
+
 def _why_not(layer: keras.layers.Layer) -> str:
     if is_masked(layer):
         return "masked already"
@@ -158,10 +194,10 @@ def _why_not(layer: keras.layers.Layer) -> str:
     return "" if _kernels.kernels(layer) else f"{type(layer).__name__} has no kernel"
 
 
-def _check_rule(rule: MaskRule, layers: dict[str, keras.layers.Layer]) -> None:
-    for path, layer in layers.items():
+def _check_rule(wrapper: MaskRule | Wrap, path: str, layer: keras.layers.Layer) -> None:
+    if isinstance(wrapper, MaskRule):
         for weight, layout in _kernels.kernels(layer):
-            rule.check(path, tuple(weight.shape), layout)
+            wrapper.check(path, tuple(weight.shape), layout)
 
 
 def _masks(model: keras.Model) -> Iterator[tuple[tuple[str, int], np.ndarray]]:

@@ -1,79 +1,108 @@
-"""How to share a sparsity out among layers, which bear it unequally.
+"""How much to remove from which layer, where not all are to lose the same share.
 
+`erk` and `lamp` share out single weights over layers, for masks; `from_sensitivity` channels over groups
+of coupled layers, for `prune` and `prune_layerwise`.
+
+>>> from tfcompress import layers
 >>> x = keras.Input((64,))
->>> y = keras.layers.Dense(32, name="wide")(x)
->>> model = keras.Model(x, keras.layers.Dense(2, name="narrow")(y))
->>> shares = erk(model, 0.8)
->>> bool(shares["narrow"] < shares["wide"])
-True
+>>> model = keras.Model(x, keras.layers.Dense(10, name="head")(keras.layers.Dense(100, name="body")(x)))
+>>> rules = {path: layers.MagnitudePruning(share) for path, share in erk(model, 0.9).items()}
+>>> sparse = layers.wrap(model, rules)
 """
 
-from collections.abc import Callable, Mapping
+import dataclasses
+import math
+import numbers
+from collections.abc import Mapping
 from typing import Any
 
 import keras
 import numpy as np
 
-from tfcompress import _calls, _kernels, _names, channels
+from tfcompress import _kernels, channels
 from tfcompress._arrays import to_numpy
+from tfcompress._names import Patterns
+from tfcompress._ranking import largest
+from tfcompress._registry import near_miss
 from tfcompress.analysis import grouping
-from tfcompress.layers.masked import is_masked
-from tfcompress.pruning.budget import Budget
-from tfcompress.selection import Scores, Selection, check_sparsity
+from tfcompress.channels import ChannelGraph
+from tfcompress.layers.wrapping import maskable
+from tfcompress.pruning.budget import Budget, number, shares_of
+from tfcompress.selection import Masks, Scores, Selection
 
 Curves = Mapping[str, Mapping[float, float]]
+Kernels = list[tuple[keras.Variable, _kernels.Layout]]
 
 
 def erk(
-    model: keras.Model, sparsity: float, *, include: _names.Patterns = None, exclude: _names.Patterns = None
+    model: keras.Model, sparsity: float, *, include: Patterns = None, exclude: Patterns = None
 ) -> dict[str, float]:
-    """Erdős-Rényi-Kernel: small kernels keep more of their weights.
+    """Shares out single weights by the sizes of layers alone: the Erdos-Renyi-Kernel rule.
 
-    The density of a layer is proportional to the sum of the sizes of its kernel's axes over their product,
-    `(n_in + n_out + h + w) / (n_in n_out h w)` (Evci et al. 2020, "Rigging the Lottery", section 3, after
-    Mocanu et al. 2018), so that the whole has the sparsity. Layers for which that would be more than 1 stay
-    dense, and the others make up for it.
+    Small layers stay dense, big ones give the most. The density of a layer is proportional to
+
+        (n_in + n_out + h + w) / (n_in * n_out * h * w)
+
+    for a convolution of n_out filters of (h, w, n_in), and to (n_in + n_out) / (n_in * n_out) for a dense
+    layer, so that the number of its weights that stay is proportional to the sum above (Mocanu et al. 2018,
+    "Scalable training of artificial neural networks with adaptive sparse connectivity"; Evci et al. 2020,
+    "Rigging the Lottery", section 3). One factor for all layers makes the total right; layers that
+    it would make denser than dense stay whole, and it grows for the others. The weights that stay add up
+    to `total - round(sparsity * total)`, and every layer keeps one at least.
+
+    A layer with several kernels, such as a recurrent one, has the sum of theirs above and below. In a
+    grouped convolution n_in is that of one group; in a depthwise one it is 1, and n_out is the number of
+    all outputs. Biases are not counted.
 
     Args:
         model: a built functional or Sequential model.
-        sparsity: the share of all weights of kernels in these layers that go, in [0, 1).
-        include: layer paths or regular expressions; only these layers. Without it: all that have kernels.
-        exclude: likewise, these stay dense, and do not count.
+        sparsity: the share of all these layers' weights to mask, in [0, 1).
+        include: layer paths or regular expressions; only these layers lose weights, and count. Without it:
+            all that `tfcompress.wrap` can mask, the first and the last, too.
+        exclude: likewise, these do not.
 
     Returns:
-        Layer path -> the share of its weights that go: `wrap(model, {path: MagnitudePruning(share), ...})`.
+        Layer path -> share to mask. `MagnitudePruning(share)` leaves exactly the numbers meant, in layers
+        with one kernel.
 
     Raises:
-        ValueError: the sparsity is out of range, a pattern matches nothing, or no layer has a kernel.
+        ValueError: the sparsity is not in [0, 1), or leaves fewer weights than there are layers; the model is
+            subclassed or not built, a pattern matches no layer, no layer is left, or a weight is NaN.
+
+    >>> x = keras.Input((64,))
+    >>> model = keras.Model(x, keras.layers.Dense(10, name="head")(keras.layers.Dense(100, name="body")(x)))
+    >>> {path: round(share, 3) for path, share in erk(model, 0.9).items()}
+    {'body': 0.931, 'head': 0.703}
     """
-    kernels = _chosen(model, sparsity, include, exclude)
-    sizes = np.array([sum(kernel.size for kernel in own) for own in kernels.values()], float)
-    sums = np.array([sum(sum(kernel.shape) for kernel in own) for own in kernels.values()], float)
-    return dict(zip(kernels, 1 - _filled(sums, sizes, (1 - sparsity) * sizes.sum()) / sizes, strict=True))
-
-
-def _filled(amounts: np.ndarray, most: np.ndarray, total: float) -> np.ndarray:
-    """Amounts in the same proportions that add up to `total`, none above its `most`."""
-    full = np.zeros(len(amounts), bool)
-    while True:
-        factor = (total - most[full].sum()) / amounts[~full].sum() if not full.all() else 0.0
-        found = np.where(full, most, factor * amounts)
-        if (found <= most).all():
-            return found
-        full |= found > most
+    kernels = _kernels_of(model, include, exclude)
+    sizes = np.array([sum(map(_size, pairs)) for pairs in kernels.values()])
+    sums = np.array([sum(map(_sum, pairs)) for pairs in kernels.values()])
+    total = _total(sizes, sparsity)
+    # What stays, as a function of the common factor, is made of straight lines between these points.
+    factors = np.unique(np.concatenate([1 / sums, sizes / sums]))
+    kept = np.clip(np.outer(factors, sums), 1, sizes).sum(axis=1)
+    counts = _whole(np.clip(np.interp(total, kept, factors) * sums, 1, sizes), total)
+    return dict(zip(kernels, _shares(counts, sizes), strict=True))
 
 
 def lamp(
-    model: keras.Model, sparsity: float, *, include: _names.Patterns = None, exclude: _names.Patterns = None
+    model: keras.Model, sparsity: float, *, include: Patterns = None, exclude: Patterns = None
 ) -> dict[str, float]:
-    """Layer-adaptive magnitude pruning: one ranking over all layers, of magnitudes that compare.
+    """Shares out single weights by one ranking over all layers, in which magnitudes are made comparable.
 
-    The score of a weight is its square over the sum of squares of all weights of its kernel that are not
-    smaller, `w_u^2 / sum_{v: |w_v| >= |w_u|} w_v^2` (Lee et al. 2021, "Layer-Adaptive Sparsity for the
-    Magnitude-based
-    Pruning"), and the lowest go, wherever they are. Within a kernel the order is that of magnitudes, so that
-    pruning each layer by magnitude to its share removes just these. The largest weight of each kernel scores
-    1.
+    With the weights of a layer sorted by magnitude, smallest first, the score of weight u is
+
+        score(u) = w_u^2 / sum over v >= u of w_v^2
+
+    (Lee et al. 2021, "Layer-adaptive sparsity for the magnitude-based pruning", section 3): its share in
+    what is left of the layer when it is the next to go. The `round(sparsity * total)` weights with the
+    lowest scores go. In a layer the order of scores is that of magnitudes, and so pruning each layer by
+    magnitude with the share given here removes these very weights. The largest weight of a layer has the
+    score 1: every layer keeps one at least.
+
+    The scores do not change when all weights of a layer are multiplied by a number. The kernels of
+    one layer, such as a recurrent one, are ranked as if they were one; `MagnitudePruning` then takes the
+    layer's share from each of them.
 
     Args:
         model: a trained functional or Sequential model.
@@ -82,151 +111,238 @@ def lamp(
         exclude: see `erk`.
 
     Returns:
-        Layer path -> the share of its weights that go, as `erk`.
+        Layer path -> share to mask, as of `erk`.
 
     Raises:
-        ValueError: as `erk`, or a weight is NaN.
+        ValueError: see `erk`.
+
+    >>> x = keras.Input((2,))
+    >>> y = keras.layers.Dense(1, use_bias=False, name="second")(keras.layers.Dense(2, name="first")(x))
+    >>> model = keras.Model(x, y)
+    >>> model.get_layer("first").kernel.assign([[4.0, 3.0], [1.0, 1.0]]).shape
+    TensorShape([2, 2])
+    >>> model.get_layer("second").kernel.assign([[0.1], [0.1]]).shape
+    TensorShape([2, 1])
+    >>> lamp(model, 0.5)  # scores 1, 9/25, 1/26, 1/27 and 1, 1/2
+    {'first': 0.75, 'second': 0.0}
     """
-    kernels = _chosen(model, sparsity, include, exclude)
-    grouping.check_finite(model)
-    scores = {path: np.concatenate([_lamp(kernel) for kernel in own]) for path, own in kernels.items()}
-    ranked = np.concatenate(list(scores.values()))
-    owners = np.repeat(np.arange(len(scores)), [len(own) for own in scores.values()])
-    kept = np.argsort(-ranked, kind="stable")[: round((1 - sparsity) * len(ranked))]
-    counts = np.bincount(owners[kept], minlength=len(scores))
-    return {path: 1 - count / len(scores[path]) for path, count in zip(scores, counts.tolist(), strict=True)}
+    kernels = _kernels_of(model, include, exclude)
+    scores = [_lamp_scores([to_numpy(weight) for weight, _ in pairs]) for pairs in kernels.values()]
+    sizes = np.array([len(values) for values in scores])
+    kept = largest(np.concatenate(scores), _total(sizes, sparsity))
+    counts = np.array([part.sum() for part in np.split(kept, np.cumsum(sizes)[:-1])])
+    return dict(zip(kernels, _shares(counts, sizes), strict=True))
 
 
-def _lamp(kernel: np.ndarray) -> np.ndarray:
-    """The scores of a kernel's weights, the highest first."""
-    squares = np.sort(kernel.astype("float64").ravel() ** 2)[::-1]
-    sums = np.cumsum(squares)
-    return np.divide(squares, sums, out=np.zeros_like(squares), where=sums > 0)
-
-
-def by_sensitivity(
+def from_sensitivity(
     model: keras.Model,
     curves: Curves,
     *,
     sparsity: float | None = None,
     budget: Mapping[str, float] | Budget | None = None,
+    include: Patterns = None,
+    exclude: Patterns = None,
     selection: Selection = Selection(),
 ) -> dict[str, float]:
-    """Prunes layers as far as they bear it: by what accuracy falls when each is pruned alone.
+    """Shares out channels so that no group alone costs more than another (after Li et al. 2017, section 3.1).
 
-    For a tolerance, each group of coupled layers loses the largest share at which its curve has fallen by no
-    more than that; and the tolerance is the smallest that brings the model to the sparsity or the budget (Li
-    et al. 2017, section 3.1, choose such ratios by eye). Between measured shares curves are straight, and a
-    curve that rises again counts as flat; none goes beyond the largest share measured.
+    For a tolerance t, each group loses the most channels with which its figure, pruned alone, is at most t
+    below that of the unpruned model: read off its curve, by straight lines between the points measured, where
+    a figure that rises again counts as the worst so far. The smallest t that meets the budget, or the
+    sparsity, is taken. So layers whose accuracy falls early lose little, and those that nobody misses much.
+    Where a curve is flat, so that several groups lose channels at the same t, their shares grow alike. Groups
+    lose no more than was measured.
+
+    Li et al. read the sparsities off the curves by eye, and give layers of one stage the same.
 
     Args:
-        model: the functional or Sequential model that was measured.
-        curves: what `analysis.sensitivity` returned: group -> share removed -> figure, with an entry for 0.
-        sparsity: the share of channels to remove in all these groups, in [0, 1).
-        budget: instead of it, see `tfcompress.prune`.
-        selection: its rounding and floor count, as in the `prune` that follows.
+        model: the model that the curves are of.
+        curves: what `analysis.sensitivity` returned: group name -> sparsity -> figure, the higher
+            the better; with 0.0 for the unpruned model. For a loss, let `evaluate` return its negative.
+        sparsity: the share of all channels of these groups to remove, in [0, 1), but for rounding.
+        budget: instead of it: see `prune`.
+        include: see `prune`.
+        exclude: see `prune`.
+        selection: the one that you will prune with: its rounding and floor count; its scope must
+            be `"group"`.
 
     Returns:
-        Group name -> share to remove: a `sparsity` for `prune` and `prune_layerwise`.
+        Group name -> share to remove: a `sparsity` for `prune` and `prune_layerwise`. Groups without a curve
+        are not in it, and stay whole.
 
     Raises:
-        ValueError: an argument is wrong, the curves are of another model, or even with all groups at the end
-            of their curves the model is too big, with the least that can be reached.
+        ValueError: not exactly one of sparsity and budget is given, or it cannot be met with what was
+            measured (the message says what can be reached); the curves are not of this model, lack the
+            unpruned one or a second point, or hold what is no finite number; or as `sparsity_for`.
 
     >>> x = keras.Input((4,))
-    >>> y = keras.layers.Dense(8, name="touchy")(keras.layers.Dense(8, name="patient")(x))
+    >>> y = keras.layers.Dense(10, name="second")(keras.layers.Dense(10, name="first")(x))
     >>> model = keras.Model(x, keras.layers.Dense(1)(y))
-    >>> curves = {"patient": {0.0: 0.9, 0.75: 0.9}, "touchy": {0.0: 0.9, 0.75: 0.6}}
-    >>> by_sensitivity(model, curves, sparsity=0.25, selection=Selection(round_to=1))
-    {'patient': 0.75, 'touchy': 0.0}
+    >>> curves = {"first": {0.0: 0.9, 0.5: 0.8}, "second": {0.0: 0.9, 0.5: 0.4}}
+    >>> shares = from_sensitivity(model, curves, sparsity=0.3, selection=Selection(round_to=1))
+    >>> {name: round(share, 2) for name, share in shares.items()}
+    {'first': 0.5, 'second': 0.1}
     """
+    _check_one(sparsity, budget, selection)
+    graph = channels.trace(model)
+    tolerances = _tolerances(graph, curves, include, exclude)
+    order = _order(tolerances)
+    ranked = dataclasses.replace(selection, scope="global", scale="none")
+    measured = {name: float(np.isfinite(values).mean()) for name, values in tolerances.items()}
+    if budget is None:
+        _check_measured(sparsity, tolerances)
+        return shares_of(ranked.counts(order, sparsity), order)  # type: ignore[arg-type]
+    most = shares_of(selection.counts(order, measured), order)
+    limits = Budget.of(budget)
+    _check_reachable(model, graph, limits, selection.masks(order, most, graph.balances))
+    wanted = limits.solve(model, graph, order, ranked)
+    return {name: min(share, most[name]) for name, share in wanted.items()}
+
+
+# ------------------------------------------------------------------ single weights
+
+
+def _kernels_of(model: keras.Model, include: Patterns, exclude: Patterns) -> dict[str, Kernels]:
+    """Layer path -> its kernels, of the layers that are chosen."""
+    found = {path: _kernels.kernels(layer) for path, layer in maskable(model, include, exclude).items()}
+    grouping.check_finite(model)
+    return found
+
+
+def _size(pair: tuple[keras.Variable, _kernels.Layout]) -> int:
+    return math.prod(pair[0].shape)
+
+
+def _sum(pair: tuple[keras.Variable, _kernels.Layout]) -> int:
+    """n_in + n_out + h + w."""
+    weight, layout = pair
+    outputs, _, inputs = layout.sizes(tuple(weight.shape))
+    taken = {axis % len(weight.shape) for axis in layout.outputs + layout.channels}
+    return outputs + inputs + sum(size for axis, size in enumerate(weight.shape) if axis not in taken)
+
+
+def _total(sizes: np.ndarray, sparsity: Any) -> int:
+    """How many weights stay in all."""
+    _check_share(sparsity)
+    total = int(sizes.sum())
+    kept = total - round(sparsity * total)
+    if kept < len(sizes):
+        raise ValueError(
+            f"A sparsity of {sparsity} leaves {kept} of {total:,} weights, but each of the {len(sizes)} "
+            f"layers keeps one at least: the most is {1 - len(sizes) / total:.6g}."
+        )
+    return kept
+
+
+def _whole(wanted: np.ndarray, total: int) -> np.ndarray:
+    """Whole numbers with this sum: those with the largest fractions are rounded up."""
+    counts = np.floor(wanted + 1e-9).astype(int)
+    order = np.argsort(counts - wanted, kind="stable")
+    counts[order[: total - counts.sum()]] += 1
+    return counts
+
+
+def _shares(counts: np.ndarray, sizes: np.ndarray) -> list[float]:
+    return (1 - counts / sizes).tolist()
+
+
+def _lamp_scores(kernels: list[np.ndarray]) -> np.ndarray:
+    """`(weights,)`, falling."""
+    magnitudes = np.abs(np.concatenate([kernel.ravel().astype(float) for kernel in kernels]))
+    squares = np.square(np.sort(magnitudes)[::-1] / (magnitudes.max() or 1.0))
+    squares[0] = 1.0  # as it is, unless all weights are zero
+    return squares / np.cumsum(squares)
+
+
+# ------------------------------------------------------------------ channels
+
+
+def _tolerances(graph: ChannelGraph, curves: Any, include: Patterns, exclude: Patterns) -> Scores:
+    """Group name -> `(size,)` the tolerance at which each channel goes, of the groups that are chosen."""
+    _check_curves(graph, curves)
+    groups = [group for group in grouping.chosen(graph, include, exclude) if group.name in curves]
+    if not groups:
+        raise ValueError(f"No group is left to prune: there are curves of {list(curves)}.")
+    return {group.name: _costs(curves[group.name], group.size) for group in groups}
+
+
+def _costs(curve: Mapping[float, float], size: int) -> np.ndarray:
+    """`(size,)` what it costs until each channel is gone, the first one last; infinite where not measured."""
+    shares = sorted(curve)
+    drops = np.maximum.accumulate([curve[0.0] - curve[share] for share in shares])
+    return np.interp(_gone(size) - 1e-9, shares, drops, right=np.inf)
+
+
+def _gone(size: int) -> np.ndarray:
+    """`(size,)` the share that is gone together with each channel, if the last one goes first."""
+    return np.arange(size, 0, -1) / size
+
+
+def _order(tolerances: Scores) -> dict[str, np.ndarray]:
+    """Group name -> `(size,)` the place of each channel in the order in which channels of all groups go."""
+    sizes = [len(values) for values in tolerances.values()]
+    gone = np.concatenate([_gone(size) for size in sizes])
+    places = np.argsort(np.lexsort((gone, np.concatenate(list(tolerances.values())))))
+    parts = np.split(places.astype(float), np.cumsum(sizes)[:-1])
+    return dict(zip(tolerances, parts, strict=True))
+
+
+def _check_measured(sparsity: Any, tolerances: Scores) -> None:
+    most = np.isfinite(np.concatenate(list(tolerances.values()))).mean()
+    if sparsity > most + 1e-9:
+        raise ValueError(
+            f"A sparsity of {sparsity} cannot be met: the curves go to {most:.4g} of all channels. Measure "
+            "higher sparsities, or include more layers."
+        )
+
+
+def _check_reachable(model: keras.Model, graph: ChannelGraph, limits: Budget, masks: Masks) -> None:
+    """Raises `ValueError` if the model that these masks make is too big."""
+    over = limits.excess(channels.shrink(model, graph, masks), model)
+    if over:
+        reached = ", ".join(
+            f"{name} {number(value)} > {number(limit)}" for name, (value, limit) in over.items()
+        )
+        raise ValueError(
+            "The budget cannot be met: with what was measured and the selection's floor the least is "
+            f"{reached}. Raise the budget, measure higher sparsities, lower Selection(floor=...), or "
+            "include more layers."
+        )
+
+
+# ------------------------------------------------------------------ arguments
+
+
+def _check_one(sparsity: Any, budget: Any, selection: Selection) -> None:
     if (sparsity is None) == (budget is None):
         raise ValueError(f"Give either sparsity or budget, got sparsity={sparsity!r} and budget={budget!r}.")
-    graph = channels.trace(model)
-    drops = {name: _drops(name, curve) for name, curve in _known(graph, curves).items()}
-    worst = max(float(fall[-1]) for _, fall in drops.values())
-    even = {name: np.zeros(graph[name].size) for name in drops}
-
-    def shares(part: float) -> dict[str, float]:
-        return {name: _largest(*drop, part * worst) for name, drop in drops.items()}
-
-    if budget is None:
-        return shares(_least(shares, even, sparsity))
-    return Budget.of(budget).solve(
-        model, graph, even, selection, lambda part: selection.counts(even, shares(part))
-    )
+    if sparsity is not None:
+        _check_share(sparsity)
+    if selection.scope != "group":
+        raise ValueError("A sparsity for each group needs Selection(scope='group').")
 
 
-def _least(shares: Callable[[float], dict[str, float]], even: Scores, sparsity: Any) -> float:
-    """The least part of the largest fall at which so many channels go."""
-    check_sparsity(sparsity)
-    sizes = {name: len(scores) for name, scores in even.items()}
-
-    def removed(part: float) -> float:
-        return sum(share * sizes[name] for name, share in shares(part).items()) / sum(sizes.values())
-
-    if removed(1.0) < sparsity:
-        raise ValueError(
-            f"The curves go as far as removing {removed(1.0):.1%} of the channels, and a sparsity of "
-            f"{sparsity:.1%} is asked for: measure larger shares."
-        )
-    low, high = 0.0, 1.0
-    if removed(low) >= sparsity:
-        return low
-    while high - low > 1e-9:
-        middle = (low + high) / 2
-        low, high = (low, middle) if removed(middle) >= sparsity else (middle, high)
-    return high
+def _check_share(sparsity: Any) -> None:
+    if not isinstance(sparsity, numbers.Real) or not 0 <= float(sparsity) < 1:
+        raise ValueError(f"The sparsity is the share to remove in all, in [0, 1), got {sparsity!r}.")
 
 
-def _drops(name: str, curve: Mapping[float, float]) -> tuple[np.ndarray, np.ndarray]:
-    """Shares from 0 on, and how far the figure has fallen there; it never rises again."""
-    shares = np.array(sorted(curve), float)
-    figures = np.array([curve[share] for share in sorted(curve)], float)
-    if not len(shares) or shares[0] != 0 or shares[-1] >= 1 or not np.isfinite(figures).all():
-        raise ValueError(
-            f"The curve of '{name}' must have finite figures for shares in [0, 1), 0 among them, got "
-            f"{dict(curve)}."
-        )
-    return shares, np.maximum.accumulate(figures[0] - figures)
-
-
-def _largest(shares: np.ndarray, drops: np.ndarray, tolerance: float) -> float:
-    """The largest share at which no more than the tolerance is lost; straight lines lie between points."""
-    last = int(np.flatnonzero(drops <= tolerance)[-1])
-    if last == len(shares) - 1:
-        return float(shares[-1])
-    part = (tolerance - drops[last]) / (drops[last + 1] - drops[last])
-    return float(shares[last] + part * (shares[last + 1] - shares[last]))
-
-
-def _known(graph: channels.ChannelGraph, curves: Any) -> Curves:
+def _check_curves(graph: ChannelGraph, curves: Any) -> None:
     if not isinstance(curves, Mapping) or not curves:
-        raise ValueError(f"curves must be what analysis.sensitivity returned, got {curves!r}.")
-    free = {group.name for group in graph.free}
-    if unknown := [name for name in curves if name not in free]:
-        raise ValueError(
-            f"The curves are of another model: this one has no group {unknown[0]!r} to prune, but "
-            f"{sorted(free)}."
-        )
-    return curves
+        raise ValueError(f"curves are what analysis.sensitivity(model, ...) returns, got {curves!r}.")
+    names = [group.name for group in graph.free]
+    for name, curve in curves.items():
+        if name not in names:
+            raise ValueError(f"{near_miss('group', name, names)} The curves must be of the model given.")
+        if not _is_curve(curve):
+            raise ValueError(
+                f"The curve of '{name}' must have a finite figure for 0.0, the unpruned model, and for one "
+                f"more sparsity in [0, 1), got {curve!r}."
+            )
 
 
-def _chosen(
-    model: keras.Model, sparsity: Any, include: _names.Patterns, exclude: _names.Patterns
-) -> dict[str, list[np.ndarray]]:
-    """Layer path -> its kernels, for layers that can be masked."""
-    check_sparsity(sparsity)
-    if not isinstance(sparsity, float | int):
-        raise ValueError(f"The sparsity of the whole is a number in [0, 1), got {sparsity!r}.")
-    _calls.check_functional(model)
-    found = {
-        path: [to_numpy(weight) for weight, _ in _kernels.kernels(operation)]
-        for path, operation in _calls.called(model).items()
-        if isinstance(operation, keras.layers.Layer) and not is_masked(operation)
-    }
-    found = {path: own for path, own in found.items() if own}
-    paths = _names.chosen(found, include, exclude)
-    if not paths:
-        raise ValueError(f"'{model.name}' has no layer with a kernel to prune.")
-    return {path: found[path] for path in paths}
+def _is_curve(curve: Any) -> bool:
+    if not isinstance(curve, Mapping) or 0.0 not in curve or len(curve) < 2:
+        return False
+    finite = all(isinstance(one, numbers.Real) and math.isfinite(one) for one in [*curve, *curve.values()])
+    return finite and all(0 <= share < 1 for share in curve)

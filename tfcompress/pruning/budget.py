@@ -2,7 +2,7 @@
 
 import numbers
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -84,7 +84,6 @@ class Budget:
         graph: ChannelGraph,
         scores: Scores,
         selection: Selection,
-        counts_at: Callable[[float], dict[str, int]] | None = None,
     ) -> dict[str, float]:
         """The least to remove from each group so that all limits hold.
 
@@ -95,10 +94,6 @@ class Budget:
         that is no slower. What can be measured is, in the smaller model; and where that is above a limit, or
         far below, all begins again with predictions that agree with it.
 
-        Args:
-            counts_at: from a number in [0, 1) to how many channels of each group stay, fewer for larger
-                numbers; by default those of the selection for that sparsity.
-
         Returns:
             Group name -> share to remove.
 
@@ -107,7 +102,7 @@ class Budget:
                 message says how small it can get.
         """
         with table_of(self):
-            search = _Search(self, model, graph, scores, selection, counts_at)
+            search = _Search(self, model, graph, scores, selection)
             return shares_of(search.largest(), scores)
 
     def excess(self, model: keras.Model, whole: keras.Model) -> Over:
@@ -131,10 +126,8 @@ class _Search:
         graph: ChannelGraph,
         scores: Scores,
         selection: Selection,
-        counts_at: Callable[[float], dict[str, int]] | None,
     ):
         self.model, self.graph, self.scores, self.selection = model, graph, scores, selection
-        self.counts_at = counts_at or (lambda share: selection.counts(scores, share))
         self.costs = budget.costs(model)
         self.limits = _absolute(budget.limits, self.costs, model)
         self._learn(model, {name: cost.of_whole(model) for name, cost in self.costs.items()})
@@ -171,7 +164,7 @@ class _Search:
                 cost.calibrate(model, values[name])
 
     def _predicted(self) -> dict[str, int]:
-        counts = self.counts_at(0.0)
+        counts = self.selection.counts(self.scores, 0.0)
         return self._widened(self._bisected() if self._excess(counts) else counts)
 
     def _masks(self, counts: Mapping[str, int]) -> Masks:
@@ -197,12 +190,12 @@ class _Search:
 
     def _bisected(self) -> dict[str, int]:
         low, high = 0.0, 1.0 - 1e-9
-        check_reachable(self._excess(self.counts_at(high)), self.selection)
+        check_reachable(self._excess(self.selection.counts(self.scores, high)), self.selection)
         while high - low > 1e-4:
             middle = (low + high) / 2
-            too_big = self._excess(self.counts_at(middle))
+            too_big = self._excess(self.selection.counts(self.scores, middle))
             low, high = (middle, high) if too_big else (low, middle)
-        counts, generous = self.counts_at(high), self.counts_at(low)
+        counts, generous = (self.selection.counts(self.scores, share) for share in (high, low))
         for name, count in generous.items():
             if count > counts[name] and not self._excess({**counts, name: count}):
                 counts[name] = count
@@ -241,7 +234,7 @@ def check_reachable(over: Over, selection: Selection) -> None:
     """Raises `ValueError` if a model of which no more can be removed is still too big."""
     if over:
         reached = ", ".join(
-            f"{name} {_number(value)} > {_number(limit)}" for name, (value, limit) in over.items()
+            f"{name} {number(value)} > {number(limit)}" for name, (value, limit) in over.items()
         )
         raise ValueError(
             f"The budget cannot be met: with a floor of {selection.floor:.0%} per group the least "
@@ -249,7 +242,8 @@ def check_reachable(over: Over, selection: Selection) -> None:
         )
 
 
-def _number(value: float) -> str:
+def number(value: float) -> str:
+    """A cost as text."""
     return f"{value:,.0f}" if value >= 100 else f"{value:.3g}"
 
 
