@@ -56,7 +56,7 @@ def prune_by_energy(
     steps: int = 8,
     target: str = "original",
     positions: int | None = 16,
-    ridge: float = 1e-6,
+    ridge: float = 1e-2,
     hardware: Hardware | Mapping[str, Any] | str | os.PathLike | None = None,
     include: _names.Patterns = None,
     exclude: _names.Patterns = None,

@@ -6,6 +6,7 @@ import hashlib
 import numbers
 import threading
 import uuid
+import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Executor
 from dataclasses import dataclass, field
@@ -19,6 +20,7 @@ from tfcompress._arrays import to_numpy
 from tfcompress._registry import near_miss
 from tfcompress.analysis import grouping
 from tfcompress.analysis.oracle import Losses
+from tfcompress.channels.ids import Ledger
 from tfcompress.layers.masked import MaskedLayer
 from tfcompress.pruning.prune import untouched
 from tfcompress.pruning.removed import Removed, removals
@@ -100,7 +102,7 @@ def random_masks(
         executor: where candidates are measured: a pool of threads or processes, or that of a cluster, such as
             `distributed.Client(...).get_executor()` of Dask. A task whose worker is lost is done again here,
             so that the result is the same; and so is one that fails there, as where a worker has not
-            imported the layers of your own. Workers on one machine get in each other's way unless each is
+            imported the layers of your own. A warning says how many. Workers on one machine get in each other's way unless each is
             started with its share of the cores in `TF_NUM_INTRAOP_THREADS`.
         tasks: into how many tasks a search is cut for the executor; each carries the model and the data.
 
@@ -189,6 +191,11 @@ class _Units:
 class _FeatureMaps(_Units):
     graph: channels.ChannelGraph
     counts: Mapping[str, int]
+
+    def __reduce__(self) -> tuple:
+        """What goes to another process can mask, not shrink: that needs functions, which cannot go there."""
+        ledger = Ledger(axes=self.graph.ledger.axes)
+        return _FeatureMaps, (dataclasses.replace(self.graph, ledger=ledger), self.counts)
 
     @classmethod
     def of(cls, state: _State, sparsity: Any, include: Any, exclude: Any) -> "_FeatureMaps":
@@ -309,30 +316,42 @@ class _Trial:
 
 
 def _measured(trial: _Trial, candidates: int, executor: Executor | None, tasks: int) -> np.ndarray:
-    """`(candidates,)` scores; what an executor loses is measured here."""
+    """`(candidates,)` scores; what an executor loses is measured here, with a warning."""
     if executor is None:
         return np.array(_scores(trial, range(candidates)))
     parts = [part.tolist() for part in np.array_split(np.arange(candidates), min(tasks, candidates))]
     futures = [_submitted(executor, trial, part) for part in parts]
-    found = [_result(future, trial, part) for future, part in zip(futures, parts, strict=True)]
-    return np.concatenate(found)
+    found = [_result(future) for future in futures]
+    lost = [error for error in found if isinstance(error, Exception)]
+    scores = [
+        _scores(trial, part) if isinstance(result, Exception) else result
+        for result, part in zip(found, parts, strict=True)
+    ]
+    if lost:
+        warnings.warn(
+            f"{len(lost)} of {len(parts)} tasks came to nothing on the executor and were done here. The last "
+            f"of them said: {type(lost[-1]).__name__}: {lost[-1]}",
+            stacklevel=3,
+        )
+    return np.concatenate(scores)
 
 
 def _submitted(executor: Executor, trial: _Trial, part: Sequence[int]) -> Any:
+    """A future, or why there is none: a pool that lost a process takes no more."""
     try:
         return executor.submit(_scores, trial, part)
-    except RuntimeError:  # a pool that lost a process takes no more
-        return None
+    except RuntimeError as error:
+        return error
 
 
-def _result(future: Any, trial: _Trial, part: Sequence[int]) -> list[float]:
-    """Every kind of cluster has its own errors for a worker that died; one of the work itself comes again."""
+def _result(future: Any) -> Any:
+    """Scores, or the error in their place: every kind of cluster has its own for a worker that died."""
+    if isinstance(future, Exception):
+        return future
     try:
-        return _scores(trial, part) if future is None else future.result()
-    except Exception:
-        if future is None:
-            raise
-        return _scores(trial, part)
+        return future.result()
+    except Exception as error:
+        return error
 
 
 _LOCAL = threading.local()  # a worker keeps the compiled copy of a search for its next task
