@@ -31,10 +31,9 @@ def test_icc_in_batches_equals_the_textbook(seed, classes, batch):
     labels = rng.integers(0, classes, 80)
     x = rng.normal(size=(80, 4)) + labels[:, None] * rng.normal(size=4) + 100
     within, between = map(np.diag, textbook(x, labels))
-    parts = [Scatter.of(x[i : i + batch], labels[i : i + batch]) for i in range(0, 80, batch)]
-    total = parts[0]
-    for part in parts[1:]:
-        total = total + part
+    total = Scatter(4)
+    for i in range(0, 80, batch):
+        total.add(x[i : i + batch], labels[i : i + batch])
     np.testing.assert_allclose(total.icc, between / (between + within), rtol=1e-6, atol=1e-9)
 
 
@@ -57,8 +56,10 @@ def test_icc_ignores_scale_and_shift(seed, scale, shift):
 
 def test_a_neuron_that_never_changes_scores_zero():
     x = np.full((90, 2), np.float32(0.1))
-    parts = [Scatter.of(x[i : i + 7], np.arange(i, min(i + 7, 90)) % 3) for i in range(0, 90, 7)]
-    assert sum(parts[1:], start=parts[0]).icc.tolist() == [0, 0]
+    total = Scatter(2)
+    for i in range(0, 90, 7):
+        total.add(x[i : i + 7], np.arange(i, min(i + 7, 90)) % 3)
+    assert total.icc.tolist() == [0, 0]
     assert Scatter.of(np.zeros((6, 1)), np.arange(6) % 2).icc.tolist() == [0]
 
 

@@ -1,6 +1,5 @@
 """Linear discriminant analysis of neurons: how well one tells classes apart (Tian et al. 2017)."""
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -36,8 +35,8 @@ class LDA(ActivationCriterion):
         return {"x": strongest(outputs), "labels": labels}
 
     def update(self, state: "Scatter | None", statistics: Any) -> "Scatter":
-        more = Scatter.of(statistics["x"], _data.classes(statistics["labels"]))
-        return more if state is None else state + more
+        x, labels = statistics["x"], _data.classes(statistics["labels"])
+        return Scatter.of(x, labels) if state is None else state.add(x, labels)
 
     def result(self, state: "Scatter") -> np.ndarray:
         return state.icc
@@ -48,25 +47,48 @@ def strongest(outputs: Any) -> Any:
     return over_positions(keras.ops.max, outputs)
 
 
-@dataclass(frozen=True)
 class Scatter:
-    """Class -> (images, mean, sum of squared distances from it): what batches add up to."""
+    """The means of classes, and the sum of squared distances of images from that of theirs.
 
-    classes: Mapping[int, tuple[int, np.ndarray, np.ndarray]]
+    Images come in batches; of each class two batches are merged as by Chan, Golub and LeVeque 1983.
+    """
+
+    def __init__(self, channels: int):
+        self._rows: dict[int, int] = {}  # class -> row of the following two
+        self._counts = np.zeros(0)
+        self._means = np.zeros((0, channels))
+        self._within = np.zeros(channels)
 
     @classmethod
     def of(cls, x: np.ndarray, labels: np.ndarray) -> "Scatter":
-        """Of one batch: `x` `(images, channels)`, `labels` `(images,)` integers."""
-        x = x.astype("float64")
-        rows = {int(label): x[labels == label] for label in np.unique(labels)}
-        with np.errstate(invalid="ignore"):  # what is infinite becomes NaN, which the check of scores finds
-            return cls({label: (len(r), r.mean(axis=0), r.var(axis=0) * len(r)) for label, r in rows.items()})
+        """`x` `(images, channels)`, `labels` `(images,)` integers."""
+        return cls(x.shape[1]).add(x, labels)
 
-    def __add__(self, other: "Scatter") -> "Scatter":
-        merged = dict(self.classes)
-        for label, part in other.classes.items():
-            merged[label] = _merged(merged[label], part) if label in merged else part
-        return Scatter(merged)
+    def add(self, x: np.ndarray, labels: np.ndarray) -> "Scatter":
+        """Takes in a batch, and returns itself."""
+        order = np.argsort(labels, kind="stable")
+        x = x[order].astype("float64")
+        classes, starts, counts = np.unique(labels[order], return_index=True, return_counts=True)
+        rows = self._rows_of(classes)
+        share = (counts / (self._counts[rows] + counts))[:, None]
+        with np.errstate(invalid="ignore"):  # what is infinite becomes NaN, which the check of scores finds
+            means = np.add.reduceat(x, starts) / counts[:, None]
+            apart = means - self._means[rows]
+            self._within += ((x - np.repeat(means, counts, axis=0)) ** 2).sum(axis=0)
+            self._within += (apart**2 * share * self._counts[rows, None]).sum(axis=0)
+            self._means[rows] += apart * share
+        self._counts[rows] += counts
+        return self
+
+    def _rows_of(self, classes: np.ndarray) -> list[int]:
+        """Where classes are; new ones get a row. Arrays double, so that they are seldom copied."""
+        rows = [self._rows.setdefault(int(label), len(self._rows)) for label in classes]
+        lacking = len(self._rows) - len(self._counts)
+        if lacking > 0:
+            more = max(lacking, len(self._counts))
+            self._counts = np.pad(self._counts, (0, more))
+            self._means = np.pad(self._means, ((0, more), (0, 0)))
+        return rows
 
     @property
     def icc(self) -> np.ndarray:
@@ -75,24 +97,17 @@ class Scatter:
         Raises:
             ValueError: there is a single class.
         """
-        if len(self.classes) < 2:
+        if len(self._rows) < 2:
             raise ValueError(
-                "LDA tells classes apart, but the labels of the data are all "
-                f"{next(iter(self.classes))}: pass images of at least two classes."
+                f"LDA tells classes apart, but the labels of the data are all {next(iter(self._rows))}: pass "
+                "images of at least two classes."
             )
-        counts, means, within = (np.array(part) for part in zip(*self.classes.values(), strict=True))
+        counts, means = self._counts[: len(self._rows)], self._means[: len(self._rows)]
         mean = counts @ means / counts.sum()
-        between, inside = counts @ (means - mean) ** 2, within.sum(axis=0)
-        total = between + inside
+        between = counts @ (means - mean) ** 2
+        total = between + self._within
         constant = total <= counts.sum() * (NOISE * mean) ** 2
         return np.where(constant, 0.0, between / np.where(constant, 1.0, total))
-
-
-def _merged(one: tuple, other: tuple) -> tuple:
-    """Of two sets of images of a class (Chan, Golub and LeVeque 1983)."""
-    n, m = one[0], other[0]
-    apart = other[1] - one[1]
-    return n + m, one[1] + apart * m / (n + m), one[2] + other[2] + apart**2 * n * m / (n + m)
 
 
 @dataclass(frozen=True)
