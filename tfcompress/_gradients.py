@@ -14,6 +14,7 @@ from typing import Any
 import keras
 
 Values = dict[str, Any]
+Pull = Callable[[list], Values]
 Function = Callable[[Values], tuple[Any, Any]]
 
 
@@ -53,3 +54,71 @@ def _torch(function: Function, values: Values) -> tuple[Any, Values]:
 
 
 _BACKENDS = {"tensorflow": _tensorflow, "jax": _jax, "torch": _torch}
+
+
+def pullback(
+    function: Callable[[Values], tuple[list, Any]], values: Values, state: list[keras.Variable]
+) -> tuple[list, Any, Pull]:
+    """Runs `function(values) -> (outputs, aside)` once, to be differentiated afterwards.
+
+    Args:
+        function: of tensors; it may read and assign variables.
+        values: what is differentiated by.
+        state: all variables that it reads.
+
+    Returns:
+        `outputs` and `aside`, and a function from derivatives of something by the outputs to name ->
+        derivatives by the values. Those can be differentiated again, by whatever is watched around it.
+    """
+    return _PULLBACKS[keras.backend.backend()](function, values, state)
+
+
+def _tensorflow_pullback(function: Any, values: Values, state: list) -> tuple[list, Any, Pull]:
+    import tensorflow as tf
+
+    with tf.GradientTape(watch_accessed_variables=False) as tape:
+        tape.watch(values)
+        outputs, aside = function(values)
+
+    def pull(slopes: list) -> Values:
+        return tape.gradient(outputs, values, output_gradients=slopes, unconnected_gradients="zero")
+
+    return outputs, aside, pull
+
+
+def _jax_pullback(function: Any, values: Values, state: list) -> tuple[list, Any, Pull]:
+    import jax
+
+    def pure(values: Values) -> tuple[list, Any]:
+        with keras.StatelessScope([(variable, variable.value) for variable in state]) as scope:
+            outputs, aside = function(values)
+        return outputs, (aside, [scope.get_current_value(variable) for variable in state])
+
+    outputs, pull, (aside, assigned) = jax.vjp(pure, values, has_aux=True)
+    for variable, value in zip(state, assigned, strict=True):
+        if not variable.trainable:
+            variable.assign(value)
+    return outputs, aside, lambda slopes: pull(slopes)[0]
+
+
+def _torch_pullback(function: Any, values: Values, state: list) -> tuple[list, Any, Pull]:
+    import torch
+
+    values = {name: value.detach().requires_grad_() for name, value in values.items()}
+    outputs, aside = function(values)
+
+    def pull(slopes: list) -> Values:
+        found = torch.autograd.grad(
+            outputs,
+            list(values.values()),
+            slopes,
+            create_graph=True,
+            allow_unused=True,
+            materialize_grads=True,
+        )
+        return dict(zip(values, found, strict=True))
+
+    return outputs, aside, pull
+
+
+_PULLBACKS = {"tensorflow": _tensorflow_pullback, "jax": _jax_pullback, "torch": _torch_pullback}

@@ -31,7 +31,7 @@ def per_example(model: keras.Model, loss: Any = None) -> Losses:
     Raises:
         ValueError: there is none, or it does not fit the outputs.
     """
-    names, weights = _names(model), None
+    names, weights = output_names(model), None
     if loss is None:
         loss, weights = getattr(model, "loss", None), _compiled_weights(model, names)
     if loss is None:
@@ -39,11 +39,11 @@ def per_example(model: keras.Model, loss: Any = None) -> Losses:
             f"'{model.name}' is not compiled with a loss. Compile it, or say loss=..., such as "
             "loss='sparse_categorical_crossentropy'."
         )
-    functions = [None if one is None else _Each(_function(one)) for one in _spread(loss, names, "loss")]
+    functions = [None if one is None else each(one) for one in _spread(loss, names, "loss")]
     factors = [1.0] * len(names) if weights is None else _spread(weights, names, "loss weight")
 
     def losses(labels: Any, outputs: list) -> Any:
-        given = _spread(labels, names, "label")
+        given = by_output(labels, names)
         terms = [
             factor * function(label, output)
             for factor, function, label, output in zip(factors, functions, given, outputs, strict=True)
@@ -54,11 +54,16 @@ def per_example(model: keras.Model, loss: Any = None) -> Losses:
     return losses
 
 
+def each(loss: Any) -> Callable:
+    """From labels and one output to `(batch,)` losses; a name, a function, or a `keras.losses.Loss`."""
+    return _Each(_function(loss))
+
+
 class _Each(keras.losses.Loss):
     """The means over all but the batch axis; Keras makes labels of shape (batch,) and (batch, 1) alike."""
 
     def __init__(self, function: Callable):
-        super().__init__(reduction=None, dtype="float32")
+        super().__init__(name="loss_of_each", reduction=None, dtype="float32")
         self.function = function
 
     def call(self, y_true: Any, y_pred: Any) -> Any:
@@ -72,6 +77,11 @@ def _function(loss: Any) -> Callable:
     return found.call if isinstance(found, keras.losses.Loss) else found
 
 
+def by_output(labels: Any, names: list[str]) -> list:
+    """What is given for outputs, as one thing, a list or a dict, as a list; None where a dict has nothing."""
+    return _spread(labels, names, "label")
+
+
 def _compiled_weights(model: keras.Model, names: list[str]) -> Any:
     """The weights of outputs that the model was compiled with; of a single one they do not matter."""
     if len(names) == 1:
@@ -81,7 +91,7 @@ def _compiled_weights(model: keras.Model, names: list[str]) -> Any:
         return model.get_compile_config().get("loss_weights")
 
 
-def _names(model: keras.Model) -> list[str]:
+def output_names(model: keras.Model) -> list[str]:
     """The names of the outputs, in flat order."""
     outputs = None if isinstance(model, keras.Sequential) else model.output
     return sorted(outputs) if isinstance(outputs, Mapping) else list(model.output_names)

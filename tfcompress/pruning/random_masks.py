@@ -102,8 +102,8 @@ def random_masks(
         executor: where candidates are measured: a pool of threads or processes, or that of a cluster, such as
             `distributed.Client(...).get_executor()` of Dask. A task whose worker is lost is done again here,
             so that the result is the same; and so is one that fails there, as where a worker has not
-            imported the layers of your own. A warning says how many. Workers on one machine get in each other's way unless each is
-            started with its share of the cores in `TF_NUM_INTRAOP_THREADS`.
+            imported the layers of your own. A warning says how many. Workers on one machine get in each
+            other's way unless each is started with its share of the cores in `TF_NUM_INTRAOP_THREADS`.
         tasks: into how many tasks a search is cut for the executor; each carries the model and the data.
 
     Returns:

@@ -70,9 +70,10 @@ def reconstruct(
     section 3.2.3); under masks, or where weights are zero, the local fine-tuning of Yang, Chen and Sze 2017
     ("Designing Energy-Efficient Convolutional Neural Networks using Energy-Aware Pruning"), for which zeros
     stay zero. It needs images and no labels, no training, and no learning rate. The ridge, which neither
-    paper has, holds weights near what they were where few images say otherwise: a ResNet-20 that had lost 30 %
-    of its filters, and all but 15 % of its accuracy with them, got back to 68.8 % with 500 images at 0.01 and to
-    68.3 % at 1e-6, with 50 images to 61.1 and 57.6 % (held-out training images of CIFAR-10; it had 78.6 % whole).
+    paper has, holds weights near what they were where few images say otherwise: a ResNet-20 that lost 30 %
+    of its filters, and all but 15 % of its accuracy with them, got back to 68.8 % with 500 images at 0.01,
+    and to 68.3 % at 1e-6; with 50 images to 61.1 and 57.6 % (held-out training images of CIFAR-10; whole it
+    had 78.6 %).
 
     Squares are added up batch by batch in float64; the images may be any number, and memory holds one square
     matrix per layer, of the size of a filter.
