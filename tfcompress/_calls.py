@@ -190,8 +190,9 @@ def called(model: keras.Model) -> dict[str, keras.Operation]:
 
 
 def tensors(args: Any, kwargs: dict) -> list:
-    """The tensors among the arguments of a call, in order."""
-    return [leaf for leaf in keras.tree.flatten((args, kwargs)) if keras.ops.is_tensor(leaf)]
+    """The tensors among the arguments of a call, symbolic ones too, in order."""
+    leaves = keras.tree.flatten((args, kwargs))
+    return [leaf for leaf in leaves if isinstance(leaf, keras.KerasTensor) or keras.ops.is_tensor(leaf)]
 
 
 def weights(model: keras.Model) -> Iterator[tuple[str, int, keras.Variable]]:

@@ -7,7 +7,6 @@ from typing import Any
 import keras
 from keras import ops
 
-from tfcompress import _losses
 from tfcompress.distillation import keras_losses
 from tfcompress.distillation.loss import DistillationLoss
 from tfcompress.distillation.sight import Sight
@@ -145,7 +144,7 @@ class Distiller(keras.Model):
         return own, 1 - own if self.distillation_weight is None else _at(self.distillation_weight, self.step)
 
     def _distillation_loss(self, x: Any, y: Any, seen: Any, sample_weight: Any) -> Any:
-        labels = None if y is None else _losses.by_output(y, _losses.output_names(self.student))
+        labels = None if y is None else self._sight.by_output(y)
         teachers, student = self._sight.shown(x, y, seen, self.loss)
         weights, terms = by_example(sample_weight), []
         for number, (loss, weight) in enumerate(

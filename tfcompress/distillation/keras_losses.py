@@ -34,18 +34,24 @@ def _ours(loss: Any) -> DistillationLoss:
         raise ValueError(
             f"A distillation loss is one of tfcompress.distillation or of keras.distillation, got {loss!r}."
         )
-    if type(loss) is keras.distillation.LogitsDistillation and isinstance(
-        loss.loss, keras.losses.KLDivergence
-    ):
+    if type(loss) is keras.distillation.LogitsDistillation and _is_divergence(loss.loss):
         return SoftTargets(loss.temperature)
     return KerasLoss(loss)
+
+
+def _is_divergence(loss: Any) -> bool:
+    """Keras 3.15 overlooks its own default, the function, and takes it of logits."""
+    return isinstance(loss, keras.losses.KLDivergence) or loss is keras.losses.kl_divergence
+
+
+_BY_EXAMPLE = (keras.distillation.FeatureDistillation, keras.distillation.LogitsDistillation)
 
 
 @keras.saving.register_keras_serializable("tfcompress")
 class KerasLoss(DistillationLoss):
     """A loss made for `keras.distillation.Distiller`.
 
-    Keras's own features are compared example by example, so that weights of examples count. One of your own
+    Those that Keras has are taken example by example, so that weights of examples count. One of your own
     gives one number for a batch, which they cannot touch.
     """
 
@@ -60,8 +66,9 @@ class KerasLoss(DistillationLoss):
         return OUTPUTS if self.teacher_layers is None else FEATURES
 
     def call(self, teacher: Sequence[Any], student: Sequence[Any], labels: Any = None) -> Any:
-        if type(self.loss) is keras.distillation.FeatureDistillation:
-            return self._by_example(teacher, student)
+        if type(self.loss) in _BY_EXAMPLE:
+            scale = getattr(self.loss, "temperature", 1.0)
+            return self._by_example([one / scale for one in teacher], [one / scale for one in student])
         ones, others = (listed[0] if len(listed) == 1 else listed for listed in (teacher, student))
         self.loss.validate_outputs(ones, others)
         return ops.broadcast_to(self.loss.compute_loss(ones, others), (ops.shape(student[0])[0],))

@@ -70,6 +70,12 @@ class Sight:
         ]
         return of_teachers, [one.of_student(own) for one in self._wanted]
 
+    def by_output(self, labels: Any) -> list:
+        """Labels in the flat order of the student's outputs."""
+        if _calls.is_functional(self.student.model):
+            return _losses.by_output(labels, _losses.output_names(self.student.model))
+        return keras.tree.flatten(labels)
+
     @property
     def _by_gradients(self) -> bool:
         return any(one.kind == GRADIENTS for one in self._wanted)
