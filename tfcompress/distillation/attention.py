@@ -8,7 +8,7 @@ from keras import ops
 
 from tfcompress import _names
 from tfcompress._registry import near_miss
-from tfcompress.distillation.loss import GRADIENTS, DistillationLoss, FeatureLoss
+from tfcompress.distillation.loss import GRADIENTS, SYMMETRY, DistillationLoss, FeatureLoss
 from tfcompress.distillation.maps import check_maps, length, rows, same_size, unit
 from tfcompress.distillation.watch import RESOLUTIONS, Shape
 
@@ -117,3 +117,31 @@ class GradientAttention(DistillationLoss):
 
     def get_config(self) -> dict[str, Any]:
         return super().get_config() | {"beta": self.beta}
+
+
+@keras.saving.register_keras_serializable("tfcompress")
+class GradientSymmetry(DistillationLoss):
+    """`beta / 2 ||J(x) - flip(J(flip(x)))||`: attention to an image shall not depend on left and right.
+
+    J is the derivative of an image's loss by the image (Zagoruyko and Komodakis 2017, section 3.2, eq. 6). It
+    is of the student alone, which is run once more, on flipped images, and remembers nothing of that.
+
+    Args:
+        beta: the weight.
+        axis: which axis of the images is flipped; by default the width of channels_last images.
+    """
+
+    looks_at: ClassVar[str] = SYMMETRY
+    needs_labels: ClassVar[bool] = True
+
+    def __init__(self, beta: float = 1.0, axis: int = 2, name: str | None = None):
+        super().__init__(name=name)
+        self.beta, self.axis = float(beta), int(axis)
+
+    def call(self, teacher: Sequence[Any], student: Sequence[Any], labels: Any = None) -> Any:
+        ((slopes, flipped),) = student
+        apart = [ops.sum(rows(one - other) ** 2, axis=-1) for one, other in zip(slopes, flipped, strict=True)]
+        return self.beta / 2 * length(sum(apart[1:], start=apart[0]))
+
+    def get_config(self) -> dict[str, Any]:
+        return super().get_config() | {"beta": self.beta, "axis": self.axis}

@@ -20,7 +20,7 @@ import keras
 from tfcompress import _names
 from tfcompress.distillation.watch import RESOLUTIONS
 
-OUTPUTS, FEATURES, GRADIENTS = "outputs", "features", "gradients"
+OUTPUTS, FEATURES, GRADIENTS, SYMMETRY = "outputs", "features", "gradients", "symmetry"
 
 
 class DistillationLoss(keras.layers.Layer):
@@ -31,7 +31,7 @@ class DistillationLoss(keras.layers.Layer):
     float32 whatever the networks compute in.
 
     Subclasses say in `looks_at` what they are given of both networks, as lists of tensors: "outputs",
-    "features" of layers, or "gradients" by the inputs.
+    "features" of layers, or "gradients" by the inputs; or, of the student alone, "symmetry".
     """
 
     looks_at: ClassVar[str] = OUTPUTS

@@ -11,7 +11,7 @@ from keras import ops
 from tfcompress import _calls, _losses
 from tfcompress._gradients import gradients
 from tfcompress.distillation.heads import head_of
-from tfcompress.distillation.loss import FEATURES, GRADIENTS, DistillationLoss
+from tfcompress.distillation.loss import FEATURES, GRADIENTS, OUTPUTS, SYMMETRY, DistillationLoss
 from tfcompress.distillation.outputs import OutputLoss, places_of
 from tfcompress.distillation.teacher import Teacher
 from tfcompress.distillation.watch import Seen, Shape, Watch, pairs
@@ -50,7 +50,7 @@ class Sight:
             return seen
         return self.student(inputs, training, gradients=self._by_gradients)
 
-    def shown(self, inputs: Any, labels: Any, seen: Seen, loss: Any) -> tuple[list[list], list]:
+    def shown(self, inputs: Any, labels: Any, seen: Seen, loss: Any, said: Any = None) -> tuple[list, list]:
         """By loss: what it looks at of each teacher, and of the student.
 
         Args:
@@ -58,17 +58,25 @@ class Sight:
             labels: by output; None where there are none.
             seen: of the student.
             loss: by labels, which gradients are of.
+            said: what teachers said of these inputs earlier, as `teaching` gives it; None: they are asked.
         """
+        taught = self.teaching(inputs, labels, loss) if said is None else said
+        of_student = self._look(seen, labels, loss)
+        axes = {axis for one in self._wanted if one.kind == SYMMETRY for axis in one.student}
+        of_student[SYMMETRY] = {
+            axis: (of_student[GRADIENTS], self._flipped(inputs, seen.training, labels, loss, axis))
+            for axis in axes
+        }
+        return (
+            [[one.of_teacher(n, look) for n, look in enumerate(taught)] for one in self._wanted],
+            [one.of_student(of_student) for one in self._wanted],
+        )
+
+    def teaching(self, inputs: Any, labels: Any, loss: Any) -> list[dict[str, Any]]:
+        """For each teacher, what there is to see, by kind; no gradients go there."""
         assert self.teacher is not None
-        looks = [
-            keras.tree.map_structure(ops.stop_gradient, self._look(one, labels, loss))
-            for one in self.teacher.look(inputs, self._by_gradients)
-        ]
-        own = self._look(seen, labels, loss)
-        of_teachers = [
-            [one.of_teacher(number, look) for number, look in enumerate(looks)] for one in self._wanted
-        ]
-        return of_teachers, [one.of_student(own) for one in self._wanted]
+        looks = [self._look(seen, labels, loss) for seen in self.teacher.look(inputs, self._by_gradients)]
+        return keras.tree.map_structure(ops.stop_gradient, looks)
 
     def by_output(self, labels: Any) -> list:
         """Labels in the flat order of the student's outputs."""
@@ -78,14 +86,25 @@ class Sight:
 
     @property
     def _by_gradients(self) -> bool:
-        return any(one.kind == GRADIENTS for one in self._wanted)
+        return any(one.kind in (GRADIENTS, SYMMETRY) for one in self._wanted)
+
+    def _flipped(self, inputs: Any, training: Any, labels: Any, loss: Any, axis: int) -> list:
+        """The student's derivatives by flipped inputs, flipped back; nothing it remembers changes."""
+
+        def flip(tensor: Any) -> Any:
+            return ops.flip(tensor, axis)
+
+        variables = [(variable, variable.value) for variable in self.student.model.variables]
+        with keras.StatelessScope(variables):
+            seen = self.student(keras.tree.map_structure(flip, inputs), training, gradients=True)
+            return [flip(slope) for slope in self._look(seen, labels, loss)[GRADIENTS]]
 
     def _look(self, seen: Seen, labels: Any, loss: Any) -> dict[str, Any]:
         """Kind -> what there is to see."""
         slopes: list = []
         if seen.pull is not None:
             slopes = _slopes(_losses.per_example(self.student.model, loss), labels, seen)
-        return {"outputs": seen.outputs, "features": seen.features, "gradients": slopes}
+        return {OUTPUTS: seen.outputs, FEATURES: seen.features, GRADIENTS: slopes}
 
 
 def _slopes(losses: Any, labels: Any, seen: Seen) -> list:
@@ -153,7 +172,7 @@ def _outputs(loss: DistillationLoss, teachers: list[Watch], student: Watch) -> W
         heads = [_heads(watch, some) for watch, some in zip(watches, places, strict=True)]
         units = [None if shape is None else shape[-1] for shape in chosen[-1]]
         loss.declare(heads[:-1], heads[-1], units)
-    return Wanted("outputs", places[:-1], places[-1])
+    return Wanted(OUTPUTS, places[:-1], places[-1])
 
 
 def _heads(watch: Watch, places: list[int]) -> list[str | None]:
@@ -174,7 +193,12 @@ def _gradients(loss: DistillationLoss, teachers: list[Watch], student: Watch) ->
     return Wanted(GRADIENTS, [places for _ in teachers], places)
 
 
-WANTED = {"outputs": _outputs, FEATURES: _features, GRADIENTS: _gradients}
+def _symmetry(loss: Any, teachers: list[Watch], student: Watch) -> Wanted:
+    _build(loss, [], [])
+    return Wanted(SYMMETRY, [[] for _ in teachers], [loss.axis])
+
+
+WANTED = {OUTPUTS: _outputs, FEATURES: _features, GRADIENTS: _gradients, SYMMETRY: _symmetry}
 
 
 def _build(loss: DistillationLoss, teacher: Sequence[Shape | None], student: Sequence[Shape | None]) -> None:

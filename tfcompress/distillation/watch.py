@@ -43,6 +43,7 @@ class Seen:
         given: its outputs, as its caller wants them.
         outputs: the same in flat order.
         features: layer path -> what the layer said, channels last.
+        training: whether it trained.
         pull: from derivatives of something by the outputs to name -> derivatives by the inputs, in flat order
             of their names; None where these are not wanted.
     """
@@ -50,6 +51,7 @@ class Seen:
     given: Any
     outputs: list
     features: dict[str, Any] = field(default_factory=dict)
+    training: bool | None = None
     pull: Any = None
 
 
@@ -122,8 +124,7 @@ class Watch:
     def __call__(self, inputs: Any, training: bool | None = False, *, gradients: bool = False) -> Seen:
         """Runs the network once; with `gradients` it can be differentiated by its inputs afterwards."""
         if not gradients:
-            given, features = self._run(inputs, training)
-            return Seen(given, keras.tree.flatten(given), dict(zip(self._watched, features, strict=True)))
+            return self._seen(*self._run(inputs, training), training)
         values = {f"{n:03}": tensor for n, tensor in enumerate(keras.tree.flatten(inputs))}
 
         def forward(values: dict) -> tuple[list, Any]:
@@ -131,8 +132,11 @@ class Watch:
             return keras.tree.flatten(given), (given, features)
 
         outputs, (given, features), pull = pullback(forward, values, self.model.variables)
-        given = keras.tree.pack_sequence_as(given, outputs)
-        return Seen(given, outputs, dict(zip(self._watched, features, strict=True)), pull)
+        return self._seen(keras.tree.pack_sequence_as(given, outputs), features, training, pull)
+
+    def _seen(self, given: Any, features: list, training: bool | None, pull: Any = None) -> Seen:
+        named = dict(zip(self._watched, features, strict=True))
+        return Seen(given, keras.tree.flatten(given), named, training, pull)
 
     def _run(self, inputs: Any, training: bool | None) -> tuple[Any, list]:
         if self._telling is None:
