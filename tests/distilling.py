@@ -5,6 +5,8 @@ import numpy as np
 from keras import layers
 from surgery import randomize
 
+from tfcompress import distillation
+
 CLASSES = 4
 
 
@@ -34,3 +36,52 @@ def loss_of_labels(head="linear"):
 
 def numpy(tensor) -> np.ndarray:
     return keras.ops.convert_to_numpy(tensor)
+
+
+EVERY = {
+    "soft_targets": lambda: distillation.SoftTargets(),
+    "decoupled": lambda: distillation.DecoupledTargets(),
+    "attention": lambda: distillation.AttentionTransfer(),
+    "hints": lambda: distillation.Hints("t_relu1", "s_relu1"),
+    "similarity": lambda: distillation.SimilarityPreserving("t_pool", "s_pool"),
+    "distance": lambda: distillation.RelationalDistance("t_pool", "s_pool"),
+    "angle": lambda: distillation.RelationalAngle("t_pool", "s_pool"),
+    "selectivity": lambda: distillation.NeuronSelectivity("t_relu0", "s_relu0"),
+    "gradients": lambda: distillation.GradientAttention(),
+}
+
+
+def teacher(**arguments):
+    return network((6, 8), name="t", seed=1, **arguments)
+
+
+def student(**arguments):
+    return network((3, 4), name="s", seed=2, **arguments)
+
+
+def weights(model):
+    return [weight.copy() for weight in model.get_weights()]
+
+
+def assert_equal(ones, others):
+    for one, other in zip(ones, others, strict=True):
+        np.testing.assert_array_equal(one, other)
+
+
+@keras.saving.register_keras_serializable("distilling")
+class Counting(layers.Layer):
+    """Counts its calls, by whether the model trained."""
+
+    def build(self, shape):
+        self.training = self.add_weight(shape=(), name="training", trainable=False, initializer="zeros")
+        self.other = self.add_weight(shape=(), name="other", trainable=False, initializer="zeros")
+
+    def call(self, x, training=False):
+        (self.training if training else self.other).assign_add(1.0)
+        return x
+
+
+def counting(base):
+    x = i = keras.Input(base.input_shape[1:])
+    x = Counting(name="counting")(x)
+    return keras.Model(i, base(x))

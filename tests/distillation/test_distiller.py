@@ -5,32 +5,23 @@ import zipfile
 import keras
 import numpy as np
 import pytest
-from distilling import data, loss_of_labels, network, numpy
+from distilling import (
+    EVERY,
+    assert_equal,
+    counting,
+    data,
+    loss_of_labels,
+    network,
+    numpy,
+    student,
+    teacher,
+    weights,
+)
 from keras import layers
 
 import tfcompress
 from tfcompress import distillation
 from tfcompress.distillation import Distiller, SoftTargets
-
-EVERY = {
-    "soft_targets": lambda: SoftTargets(),
-    "decoupled": lambda: distillation.DecoupledTargets(),
-    "attention": lambda: distillation.AttentionTransfer(),
-    "hints": lambda: distillation.Hints("t_relu1", "s_relu1"),
-    "similarity": lambda: distillation.SimilarityPreserving("t_pool", "s_pool"),
-    "distance": lambda: distillation.RelationalDistance("t_pool", "s_pool"),
-    "angle": lambda: distillation.RelationalAngle("t_pool", "s_pool"),
-    "selectivity": lambda: distillation.NeuronSelectivity("t_relu0", "s_relu0"),
-    "gradients": lambda: distillation.GradientAttention(),
-}
-
-
-def teacher(**arguments):
-    return network((6, 8), name="t", seed=1, **arguments)
-
-
-def student(**arguments):
-    return network((3, 4), name="s", seed=2, **arguments)
 
 
 def distiller(losses=None, small=None, large=None, head="linear", **arguments):
@@ -38,15 +29,6 @@ def distiller(losses=None, small=None, large=None, head="linear", **arguments):
     made = Distiller(large or teacher(), small or student(), losses, **arguments)
     made.compile(keras.optimizers.SGD(0.05), loss_of_labels(head), metrics=["accuracy"])
     return made
-
-
-def weights(model):
-    return [weight.copy() for weight in model.get_weights()]
-
-
-def assert_equal(ones, others):
-    for one, other in zip(ones, others, strict=True):
-        np.testing.assert_array_equal(one, other)
 
 
 @pytest.mark.parametrize("name", EVERY)
@@ -64,25 +46,6 @@ def test_the_teacher_is_not_changed():
     distiller([make() for make in EVERY.values()], large=large).fit(*data(), verbose=0)
     assert_equal(before, weights(large))
     assert large.trainable
-
-
-@keras.saving.register_keras_serializable("test_distiller")
-class Counting(layers.Layer):
-    """Counts its calls, by whether the model trained."""
-
-    def build(self, shape):
-        self.training = self.add_weight(shape=(), name="training", trainable=False, initializer="zeros")
-        self.other = self.add_weight(shape=(), name="other", trainable=False, initializer="zeros")
-
-    def call(self, x, training=False):
-        (self.training if training else self.other).assign_add(1.0)
-        return x
-
-
-def counting(base):
-    x = i = keras.Input(base.input_shape[1:])
-    x = Counting(name="counting")(x)
-    return keras.Model(i, base(x))
 
 
 def test_the_student_and_the_teacher_run_once_per_step_however_many_losses():

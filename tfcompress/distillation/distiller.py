@@ -2,12 +2,14 @@
 
 import numbers
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any
 
 import keras
 from keras import ops
 
 from tfcompress.distillation import keras_losses
+from tfcompress.distillation.cache import Lessons, remembered, split
 from tfcompress.distillation.loss import DistillationLoss
 from tfcompress.distillation.sight import Sight
 from tfcompress.distillation.teacher import Teacher
@@ -109,9 +111,42 @@ class Distiller(keras.Model):
         """What it learns from. It holds the models, and is none itself, since Keras would save it."""
         return self._sight.teacher
 
+    def cached(
+        self,
+        x: Any,
+        y: Any = None,
+        folder: str | Path = "teacher",
+        *,
+        sample_weight: Any = None,
+        batch_size: int = 32,
+        shuffle: bool = True,
+        seed: int = 0,
+    ) -> keras.utils.PyDataset:
+        """Asks the teacher once about fixed data, and returns batches for `fit` that bring its answers.
+
+        What it says is kept in a folder, and read from there as long as teachers, data and losses stay the
+        same. Data that is augmented at random is another in every epoch: do not cache for that.
+
+        Args:
+            x: the inputs, arrays `(images, ...)` in the structure that the student takes.
+            y: the labels, likewise.
+            folder: it is made, or replaced where it holds what was said of something else.
+            sample_weight: `(images,)`.
+            batch_size: images per batch.
+            shuffle: whether every epoch has an order of its own.
+            seed: of the order.
+
+        Raises:
+            ValueError: there is no teacher, the folder holds something else, or arrays differ in length.
+        """
+        if self._sight.teacher is None:
+            raise ValueError("There is no teacher to be asked: call attach(teacher) before.")
+        said = remembered(self._sight, x, y, getattr(self, "loss", None), folder, batch_size)
+        return Lessons(x, y, sample_weight, said, batch_size, shuffle, seed)
+
     def call(self, inputs: Any, training: bool | None = None) -> Any:
         """The student's outputs."""
-        return self._sight.see(inputs, training).given
+        return self._sight.see(split(inputs)[0], training).given
 
     def compute_loss(
         self,
@@ -122,6 +157,7 @@ class Distiller(keras.Model):
         training: bool = True,
     ) -> Any:
         """The loss of one batch, as the description of the class says."""
+        x, said = split(x)
         seen = self._sight.recall(x, y_pred, training)
         share = _mean(ops.ones(1))  # under a tf.distribute strategy each replica has one part of the loss
         regular = share * _sum([ops.sum(one) for one in self.losses])
@@ -131,7 +167,7 @@ class Distiller(keras.Model):
         own, others = self._shares()
         loss = own * total + (1 - own) * regular
         if self._sight.teacher is not None:
-            loss = loss + others * self._distillation_loss(x, y, seen, sample_weight)
+            loss = loss + others * self._distillation_loss(x, y, seen, said, sample_weight)
         elif training:
             raise ValueError("There is no teacher: call attach(teacher) before training.")
         if training:
@@ -143,9 +179,9 @@ class Distiller(keras.Model):
         own = _at(self.student_loss_weight, self.step)
         return own, 1 - own if self.distillation_weight is None else _at(self.distillation_weight, self.step)
 
-    def _distillation_loss(self, x: Any, y: Any, seen: Any, sample_weight: Any) -> Any:
+    def _distillation_loss(self, x: Any, y: Any, seen: Any, said: Any, sample_weight: Any) -> Any:
         labels = None if y is None else self._sight.by_output(y)
-        teachers, student = self._sight.shown(x, y, seen, self.loss)
+        teachers, student = self._sight.shown(x, y, seen, self.loss, said)
         weights, terms = by_example(sample_weight), []
         for number, (loss, weight) in enumerate(
             zip(self.distillation_losses, self.distillation_loss_weights, strict=True)

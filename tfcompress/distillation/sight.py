@@ -38,6 +38,16 @@ class Sight:
         self.student.look_at(path for one in layers for path in one.student)
         self.teacher, self._wanted = teacher, wanted
 
+    @property
+    def models(self) -> list[keras.Model]:
+        """Of the teacher."""
+        return [] if self.teacher is None else self.teacher.models
+
+    @property
+    def layers(self) -> list:
+        """What is looked at of the teachers, in words that can be compared."""
+        return [(one.kind, one.teachers) for one in self._wanted]
+
     def see(self, inputs: Any, training: bool | None) -> Seen:
         """Runs the student, and keeps what was seen until it is recalled."""
         self._last.seen = self.student(inputs, training, gradients=self._by_gradients)
@@ -58,9 +68,9 @@ class Sight:
             labels: by output; None where there are none.
             seen: of the student.
             loss: by labels, which gradients are of.
-            said: what teachers said of these inputs earlier, as `teaching` gives it; None: they are asked.
+            said: what teachers said of these inputs earlier: `teaching`, in flat order; None: they are asked.
         """
-        taught = self.teaching(inputs, labels, loss) if said is None else said
+        taught = self.teaching(inputs, labels, loss) if said is None else self._unflattened(said)
         of_student = self._look(seen, labels, loss)
         axes = {axis for one in self._wanted if one.kind == SYMMETRY for axis in one.student}
         of_student[SYMMETRY] = {
@@ -77,6 +87,23 @@ class Sight:
         assert self.teacher is not None
         looks = [self._look(seen, labels, loss) for seen in self.teacher.look(inputs, self._by_gradients)]
         return keras.tree.map_structure(ops.stop_gradient, looks)
+
+    def _unflattened(self, said: list) -> list[dict[str, Any]]:
+        """`teaching` again from its flat order: features, gradients, outputs of each teacher."""
+        assert self.teacher is not None
+        found, each = [], len(said) // len(self.teacher.watches)
+        for number, watch in enumerate(self.teacher.watches):
+            mine = said[number * each : (number + 1) * each]
+            paths = sorted(watch.watched)
+            gradients_ = len(keras.tree.flatten(self.student.model.inputs)) if self._by_gradients else 0
+            found.append(
+                {
+                    FEATURES: dict(zip(paths, mine, strict=False)),
+                    GRADIENTS: mine[len(paths) : len(paths) + gradients_],
+                    OUTPUTS: mine[len(paths) + gradients_ :],
+                }
+            )
+        return found
 
     def by_output(self, labels: Any) -> list:
         """Labels in the flat order of the student's outputs."""

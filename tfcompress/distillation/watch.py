@@ -64,7 +64,7 @@ class Watch:
 
     def __init__(self, model: keras.Model):
         self.model = model
-        self._watched: list[str] = []
+        self.watched: list[str] = []
         self._telling: Any = None
 
     def paths(self, layers: _names.Patterns) -> list[str]:
@@ -116,9 +116,9 @@ class Watch:
 
     def look_at(self, paths: Iterable[str]) -> None:
         """From now on, at these layers too."""
-        self._watched = list(dict.fromkeys([*self._watched, *paths]))
-        if self._watched:
-            features = [self._graph.said[path] for path in self._watched]
+        self.watched = list(dict.fromkeys([*self.watched, *paths]))
+        if self.watched:
+            features = [self._graph.said[path] for path in self.watched]
             self._telling = keras.Model(self._graph.inputs, [self._graph.outputs, features], name="watch")
 
     def __call__(self, inputs: Any, training: bool | None = False, *, gradients: bool = False) -> Seen:
@@ -135,7 +135,7 @@ class Watch:
         return self._seen(keras.tree.pack_sequence_as(given, outputs), features, training, pull)
 
     def _seen(self, given: Any, features: list, training: bool | None, pull: Any = None) -> Seen:
-        named = dict(zip(self._watched, features, strict=True))
+        named = dict(zip(self.watched, features, strict=True))
         return Seen(given, keras.tree.flatten(given), named, training, pull)
 
     def _run(self, inputs: Any, training: bool | None) -> tuple[Any, list]:
@@ -173,7 +173,7 @@ class _Graph(NamedTuple):
 
 
 def _like(tensor: keras.KerasTensor) -> keras.KerasTensor:
-    return keras.Input(batch_shape=tensor.shape, dtype=tensor.dtype)
+    return keras.Input(batch_shape=tensor.shape, dtype=tensor.dtype, name=tensor.name)
 
 
 def _run(model: keras.Model, inputs: list, said: dict[int, Any]) -> list:
