@@ -27,6 +27,7 @@ FLOOR_OF = {part: floor for floor, parts in FLOORS.items() for part in parts.spl
 SIDEWAYS = {
     ("layers", "ops"),
     ("layers", "schedules"),
+    ("blocks", "layers"),
     ("_names", "_registry"),
     ("_losses", "_registry"),
     ("_cloning", "_calls"),

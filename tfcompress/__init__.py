@@ -12,6 +12,7 @@
 
 from tfcompress import (
     analysis,
+    blocks,
     callbacks,
     channels,
     constraints,
@@ -58,6 +59,7 @@ __all__ = [
     "allocation",
     "analysis",
     "attach",
+    "blocks",
     "callbacks",
     "channels",
     "compact",
