@@ -15,7 +15,7 @@ def distiller(losses, large=None):
     return made
 
 
-@pytest.mark.parametrize("name", EVERY)
+@pytest.mark.parametrize("name", ["soft_targets", "attention", "hints", "gradients"])
 def test_cached_answers_train_as_the_teacher_does(name, tmp_path):
     x, y = data(10)
     asked, cached = (distiller([EVERY[name]()]) for _ in range(2))
