@@ -80,7 +80,7 @@ def keeps_channels(block):
     return block(keras.Input((SIZE, SIZE, 16)), "b").shape[-1] == 16
 
 
-@pytest.mark.parametrize("name", ["same", "others", "mobilenet", "shufflenet", "squeezenet", "xception"])
+@pytest.mark.parametrize("name", ["same", "others", "squeezenet"])
 def test_a_net_trains_and_runs_in_tflite_as_in_keras(name, tmp_path):
     pytest.importorskip("tensorflow")
     model = (NETS | chains())[name]()
