@@ -102,10 +102,9 @@ def test_a_mirrored_run_leaves_statistics_alone():
         np.testing.assert_allclose(one, other, rtol=1e-5, atol=1e-6)
 
 
-def test_labels_are_wanted():
-    made = distillation.Distiller(
-        smooth(5, "t", 1), smooth(3, "s", 2), distillation.GradientAttention(), student_loss_weight=0.0
-    )
+@pytest.mark.parametrize("kind", [distillation.GradientAttention, distillation.DecoupledTargets])
+def test_labels_are_wanted(kind):
+    made = distillation.Distiller(smooth(5, "t", 1), smooth(3, "s", 2), kind(), student_loss_weight=0.0)
     made.compile("sgd", loss_of_labels())
     with pytest.raises(ValueError, match="wants labels"):
         made.fit(images()[0], verbose=0)

@@ -13,13 +13,7 @@ from tfcompress.distillation.maps import check_maps, length, rows, same_size, un
 from tfcompress.distillation.watch import RESOLUTIONS, Shape
 
 FORMS = {"paper": 0.1, "code": 1e3}  # and the beta that belongs to each
-
-
-def _strongest(powers: Any) -> Any:
-    return ops.max(powers, axis=-1)
-
-
-POOLS: dict[str, Callable[[Any], Any]] = {"sum": lambda powers: ops.sum(powers, axis=-1), "max": _strongest}
+POOLS: dict[str, Callable[..., Any]] = {"sum": ops.sum, "max": ops.max}
 
 
 @keras.saving.register_keras_serializable("tfcompress")
@@ -85,7 +79,7 @@ class AttentionTransfer(FeatureLoss):
 
     def attention(self, maps: Any) -> Any:
         """From `(batch, ..., channels)` to `(batch, ...)`."""
-        return POOLS[self.pool](ops.abs(maps) ** self.p)
+        return POOLS[self.pool](ops.abs(maps) ** self.p, axis=-1)
 
     def get_config(self) -> dict[str, Any]:
         return super().get_config() | {key: getattr(self, key) for key in ("p", "pool", "form", "beta")}

@@ -25,7 +25,7 @@ class Distiller(keras.Model):
     The loss is `student_loss_weight * L + distillation_weight * sum_i w_i L_i + R`: L the loss that it is
     compiled with, L_i the distillation losses, R the student's regularization losses. It takes what
     `keras.distillation.Distiller` takes, its losses too, and the student is run once per step whatever they
-    look at.
+    look at; `GradientSymmetry` alone wants a second run, on mirrored images.
 
     What is called, evaluated, predicted and saved is the student, with what losses train along, and without
     the teacher; `distiller.student` is the plain model. Evaluating tells the same losses as training, for a
@@ -181,6 +181,9 @@ class Distiller(keras.Model):
 
     def _distillation_loss(self, x: Any, y: Any, seen: Any, said: Any, sample_weight: Any) -> Any:
         labels = None if y is None else self._sight.by_output(y)
+        for loss in self.distillation_losses if labels is None else ():
+            if loss.needs_labels:
+                raise ValueError(f"'{loss.name}' wants labels: fit(x, y).")
         teachers, student = self._sight.shown(x, y, seen, self.loss, said)
         weights, terms = by_example(sample_weight), []
         for number, (loss, weight) in enumerate(

@@ -214,8 +214,7 @@ def _gradients(loss: DistillationLoss, teachers: list[Watch], student: Watch) ->
             f"'{loss.name}' takes the loss of compile() of both networks, which must end alike, but the "
             f"teacher gives {heads[0]} and the student {heads[-1]}."
         )
-    inputs = [len(keras.tree.flatten(watch.model.inputs or [None])) for watch in (*teachers, student)]
-    places = list(range(inputs[-1]))
+    places = list(range(len(keras.tree.flatten(student.model.inputs or [None]))))
     _build(loss, [], [])
     return Wanted(GRADIENTS, [places for _ in teachers], places)
 
