@@ -155,9 +155,7 @@ class _Builder:
         return self.copies[id(operation)][1]
 
     def operation(self, operation: Any) -> Any:
-        config = _calls.config_of(operation)
-        config = {key: _live(operation, key, value) for key, value in _without_arrays(config).items()}
-        config |= self.configure(self.paths[id(operation)])
+        config = settings(operation) | self.configure(self.paths[id(operation)])
         if inner := _calls.wrapped_layers(operation):
             return self.wrapper(operation, inner, config)
         if isinstance(operation, keras.layers.Lambda):
@@ -171,6 +169,15 @@ class _Builder:
         for old, new in zip(inner, _calls.wrapped_layers(made), strict=True):
             self.copies[id(old)] = (old, new)
         return made
+
+
+def settings(operation: Any) -> dict[str, Any]:
+    """The config that an operation can be made again from, in another shape, too.
+
+    Initializers that hold arrays are zeros, and functions without names are the very same.
+    """
+    config = _without_arrays(_calls.config_of(operation))
+    return {key: _live(operation, key, value) for key, value in config.items()}
 
 
 def _live(operation: Any, key: str, value: Any) -> Any:

@@ -5,8 +5,9 @@
 """
 
 import functools
+import itertools
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Container, Iterable, Mapping, Sequence
 from typing import Any
 
 from tfcompress._registry import near_miss
@@ -52,6 +53,16 @@ def matches(name: str, pattern: str) -> bool:
     """Whether the pattern is the name, or a regular expression for all of it."""
     regex = _regex(pattern)
     return name == pattern or (regex is not None and regex.fullmatch(name) is not None)
+
+
+def free(name: str, taken: Container[str]) -> str:
+    """The name, with a number behind it if it is taken.
+
+    >>> free("head", ["head", "head_1"])
+    'head_2'
+    """
+    numbered = (f"{name}_{number}" for number in itertools.count(1))
+    return next(each for each in itertools.chain([name], numbered) if each not in taken)
 
 
 def listed(patterns: Patterns) -> list[str]:

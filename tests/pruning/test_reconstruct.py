@@ -10,7 +10,7 @@ from keras import layers
 import tfcompress
 from tfcompress import prune, reconstruct
 from tfcompress.layers import MagnitudePruning
-from tfcompress.pruning.reconstruct import moments
+from tfcompress.pruning.reconstruct import Origin, moments
 from tfcompress.pruning.unfolded import Inputs, Unfolded, rows
 
 KINDS = {
@@ -173,7 +173,7 @@ def test_a_shared_layer_is_fitted_to_all_its_calls():
     broken = keras.models.clone_model(model)
     broken.set_weights([w + 0.1 for w in model.get_weights()])
     data = images(model)
-    found = moments(broken, "shared", data, None, 0, reference=model, outputs=np.arange(3))
+    found = moments(broken, "shared", data, None, 0, reference=model, origin=Origin("shared", np.arange(3)))
     assert found.xx[0, -1, -1] == 2 * len(data) * 36  # the bias: a row for each position of both calls
 
 
@@ -184,14 +184,14 @@ def test_what_does_not_match_is_left_alone_with_the_reason():
         reconstruct(twice, model, images(model), include=["first"])
     other = keras.models.clone_model(model)
     i = keras.Input((12, 12, 3))
-    x = layers.Conv2D(16, 5, strides=2, padding="same", name="first")(i)
+    x = layers.Conv2D(16, 5, name="first")(i)
     x = layers.Conv2D(8, 1, name="new")(x)
     x = layers.GlobalAveragePooling2D()(x)
     changed = keras.Model(i, layers.Dense(5, name="head")(x))
     found = reconstruct(changed, other, images(model))
     assert set(found.reconstruction.errors) == {"head"}
     assert found.reconstruction.left_alone == {
-        "first": "its window is another one in the reference",
+        "first": "it has other positions than in the reference",
         "new": "the reference has no such layer",
     }
     assert "no such layer" in str(found.reconstruction)

@@ -16,6 +16,7 @@ from tfcompress.pruning.prune import prune
 from tfcompress.pruning.random_masks import Search, random_masks
 from tfcompress.pruning.reconstruct import Reconstruction, reconstruct
 from tfcompress.pruning.removed import Removed
+from tfcompress.pruning.replace import Redesigned, replace
 from tfcompress.pruning.silenced import shrink_silenced
 from tfcompress.pruning.sparsify import sparsify
 from tfcompress.pruning.zeroed import remove_zeroed
@@ -25,6 +26,7 @@ __all__ = [
     "Comparison",
     "EnergyRound",
     "Reconstruction",
+    "Redesigned",
     "Removed",
     "Search",
     "allocation",
@@ -42,6 +44,7 @@ __all__ = [
     "reconstruct",
     "reestimate_batch_norm",
     "remove_zeroed",
+    "replace",
     "replace_head",
     "shrink_silenced",
     "sparsify",

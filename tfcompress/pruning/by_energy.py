@@ -19,7 +19,7 @@ from tfcompress.analysis.energy import Hardware, energy
 from tfcompress.analysis.grouping import check_finite
 from tfcompress.layers.masked import MaskedLayer
 from tfcompress.pruning.least_squares import refit, restored
-from tfcompress.pruning.reconstruct import check_fit, fittable, moments
+from tfcompress.pruning.reconstruct import Origin, check_fit, fittable, moments
 from tfcompress.pruning.unfolded import Unfolded
 from tfcompress.selection import check_sparsity
 
@@ -192,7 +192,7 @@ class _Fit:
             self.positions,
             self.seed,
             reference=self.model if self.target == "original" else self.masked,
-            outputs=np.arange(unfolded.outputs),
+            origin=Origin(path, np.arange(unfolded.outputs)),
             weights=Unfolded(inner(dict(_calls.walk(self.model))[path])).weights(),
         )
         columns = kept.shape[1]

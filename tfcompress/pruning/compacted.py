@@ -11,7 +11,7 @@ from tfcompress._arrays import to_numpy
 from tfcompress._names import Patterns
 from tfcompress.channels import visits
 from tfcompress.layers import CompactConv
-from tfcompress.pruning.replaced import Replaced, replace
+from tfcompress.pruning.replaced import Replaced, exchange
 
 analysis.register(CompactConv, analysis.MacRule({"kernel": analysis.at_outputs}))
 channels.register(
@@ -78,7 +78,7 @@ def compact(
     def make(path: str, layer: Any) -> CompactConv | str:
         return _compacted(layer, threshold)
 
-    small, report = replace(model, make, include, exclude, Compacted)
+    small, report = exchange(model, make, include, exclude, Compacted)
     small.compacted = report
     return small
 

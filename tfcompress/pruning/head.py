@@ -2,7 +2,7 @@
 
 import keras
 
-from tfcompress import _calls
+from tfcompress import _calls, _names
 from tfcompress.pruning.rewired import rewired
 
 # What the new Dense has of the old one. The kernel has another shape, so it starts from the default.
@@ -38,7 +38,7 @@ def replace_head(model: keras.Model, *, name: str = "head") -> keras.Model:
     flat, old = first.operation, last.operation
     pool = keras.layers.GlobalAveragePooling2D(data_format=flat.data_format, dtype=flat.dtype_policy)
     kept = {key: getattr(old, key) for key in _KEPT}
-    dense = keras.layers.Dense(**kept, dtype=old.dtype_policy, name=_free(name, recipe))
+    dense = keras.layers.Dense(**kept, dtype=old.dtype_policy, name=_names.free(name, recipe.operations))
     maps: list[keras.KerasTensor] = []
 
     def flatten(operation, tensors):
@@ -88,9 +88,3 @@ def _last_dense(recipe: _calls.Recipe, output: _calls.Ref) -> _calls.Call | None
         ref = call.inputs[0] if len(call.inputs) == 1 else None
         call = None if ref is None else calls.get((ref.operation, ref.call))
     return call
-
-
-def _free(name: str, recipe: _calls.Recipe) -> str:
-    """The name, with a number if it is taken."""
-    names = (name, *(f"{name}_{number}" for number in range(1, len(recipe.operations) + 2)))
-    return next(free for free in names if free not in recipe.operations)

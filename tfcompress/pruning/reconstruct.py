@@ -3,7 +3,7 @@
 import numbers
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import keras
 import numpy as np
@@ -14,6 +14,7 @@ from tfcompress._arrays import to_numpy
 from tfcompress._text import plain
 from tfcompress._unfold import inner
 from tfcompress.analysis.grouping import check_finite
+from tfcompress.criteria.taps import channel_axis, run
 from tfcompress.layers.masked import MaskedLayer
 from tfcompress.pruning.least_squares import Moments, refit
 from tfcompress.pruning.removed import keep_masks
@@ -45,6 +46,13 @@ class Reconstruction:
 
     def __str__(self) -> str:
         return plain(self)
+
+
+class Origin(NamedTuple):
+    """What a layer is to say: some outputs of a layer of the reference."""
+
+    path: str
+    outputs: np.ndarray
 
 
 def reconstruct(
@@ -79,8 +87,9 @@ def reconstruct(
     matrix per layer, of the size of a filter.
 
     Args:
-        model: what `prune`, or another verb that removes filters, made of the reference; or a model with
-            masks or zeros of the reference's shapes. It is not changed.
+        model: what `prune`, or another verb that removes filters, made of the reference; or `replace`, of which
+            the last layers in a layer's place are fitted to what it said; or a model with masks or zeros of
+            the reference's shapes. It is not changed.
         reference: the model as it was before.
         data: images, as `prune` takes them; some hundreds. A layer wants several times as many rows, images
             by positions, as a filter has weights.
@@ -115,19 +124,20 @@ def reconstruct(
     if data is None:
         raise ValueError("Reconstruction looks at activations: pass data, e.g. a few hundred images.")
     data = _data.repeatable(data)
-    outputs, left_alone = _matched(model, reference, include, exclude)
+    origins, left_alone = _matched(model, reference, include, exclude)
     fitted = _cloning.clone(model)
     errors = {}
-    for path, kept in outputs.items():
+    for path, origin in origins.items():
         layer = dict(_calls.walk(fitted))[path]
         unfolded = Unfolded(inner(layer))
-        found = moments(fitted, path, data, positions, seed, reference=reference, outputs=kept)
+        found = moments(fitted, path, data, positions, seed, reference=reference, origin=origin)
         before, support = unfolded.weights(), unfolded.with_bias(unfolded.fold(nonzero(layer)))
         after = refit(found, before, support, ridge)
         unfolded.assign(np.where(support, after, before))
         errors[path] = share(found, np.where(support, before, 0.0)), share(found, after)
-    if hasattr(model, "removed"):
-        fitted.removed = model.removed
+    for report in ("removed", "redesigned"):
+        if hasattr(model, report):
+            setattr(fitted, report, getattr(model, report))
     fitted.reconstruction = Reconstruction(errors, left_alone)
     return fitted
 
@@ -150,21 +160,22 @@ def moments(
     seed: int,
     *,
     reference: keras.Model,
-    outputs: np.ndarray,
+    origin: Origin,
     weights: np.ndarray | None = None,
 ) -> Moments:
-    """Of what a layer of `model` sees, and of what it is to say: what it says in `reference`.
+    """Of what a layer of `model` sees, and of what it is to say: what its origin says in `reference`.
 
     Args:
-        outputs: which outputs of the layer in the reference those in the model are.
-        weights: the layer's matrices that say it; by default those it has in the reference.
+        weights: the matrices of the origin that say it; by default those it has in the reference.
     """
-    sources = [Inputs(model, path)] if model is reference else [Inputs(model, path), Inputs(reference, path)]
+    sources = [Inputs(model, path)]
+    if model is not reference:
+        sources.append(Inputs(reference, origin.path))
     own = sources[0].unfolded
     says = sources[-1].unfolded.weights() if weights is None else weights
     found = Moments.none(*own.weights().shape)
     for seen in rows(sources, data, positions, seed):
-        said = np.concatenate(list(seen[-1].astype("float64") @ says), axis=-1)[:, outputs]
+        said = np.concatenate(list(seen[-1].astype("float64") @ says), axis=-1)[:, origin.outputs]
         found.add(seen[0], np.stack(np.split(said, own.groups, axis=-1)))
     return found
 
@@ -189,24 +200,30 @@ def fittable(model: keras.Model) -> tuple[dict[str, Any], dict[str, str]]:
 
 def _matched(
     model: keras.Model, reference: keras.Model, include: _names.Patterns, exclude: _names.Patterns
-) -> tuple[dict[str, np.ndarray], dict[str, str]]:
-    """Layer path -> the outputs of the reference that it has; and layer path -> why it is left alone."""
+) -> tuple[dict[str, Origin], dict[str, str]]:
+    """Layer path -> what of the reference it is to say; and layer path -> why it is left alone."""
     take = _remaining(model, reference)
+    redesigned = getattr(getattr(model, "redesigned", None), "outputs", {})
     layers, reasons = fittable(model)
     before = _calls.called(reference)
-    outputs: dict[str, np.ndarray] = {}
+    places = [_places(each) for each in (model, reference)]
+    origins: dict[str, Origin] = {}
     for path in _names.chosen(layers, include, exclude):
-        reason = reasons.get(path) or _why_not_alike(layers[path], before.get(path))
+        first, outputs = redesigned.get(path, (path, None))
+        reason = reasons.get(path) or _why_not_alike(layers[path], before.get(first))
+        if not reason and places[0][path] != places[1][first]:
+            reason = "it has other positions than in the reference"
         if not reason:
-            own, old = (Unfolded(inner(layer)) for layer in (layers[path], before[path]))
-            outputs[path] = np.unique(take(path, 0, old.output_numbers()))
-            reason = _why_not_of(own, outputs[path])
+            own, old = (Unfolded(inner(layer)) for layer in (layers[path], before[first]))
+            outputs = np.unique(take(first, 0, old.output_numbers())) if outputs is None else outputs
+            origins[path] = Origin(first, outputs)
+            reason = _why_not_of(own, outputs)
         if reason:
             reasons[path] = reason
-    outputs = {path: numbers for path, numbers in outputs.items() if path not in reasons}
-    if not outputs:
+    origins = {path: origin for path, origin in origins.items() if path not in reasons}
+    if not origins:
         raise ValueError(f"No layer of '{model.name}' can be fitted to '{reference.name}': {reasons}.")
-    return outputs, reasons
+    return origins, reasons
 
 
 def _remaining(model: keras.Model, reference: keras.Model) -> Callable[[str, int, np.ndarray], np.ndarray]:
@@ -221,13 +238,28 @@ def _remaining(model: keras.Model, reference: keras.Model) -> Callable[[str, int
         ) from error
 
 
+def _places(model: keras.Model) -> dict[str, list[tuple]]:
+    """Layer path -> the shapes of what it says, call by call, without channels; open sizes are None."""
+    paths = {id(operation): path for path, operation in _calls.walk(model)}
+    found: dict[str, list[tuple]] = {}
+
+    def call(step: _calls.Call, args: Any, kwargs: dict) -> Any:
+        outputs = step.operation.compute_output_spec(*args, **kwargs)
+        layer = inner(step.operation)
+        shape = list(keras.tree.flatten(outputs)[0].shape)
+        if shape:
+            del shape[channel_axis(layer, layer)]
+        found.setdefault(paths[id(step.operation)], []).append(tuple(shape))
+        return outputs
+
+    run(model, model.inputs, call)
+    return found
+
+
 def _why_not_alike(layer: Any, before: Any) -> str:
     """Why a layer cannot be what a layer of the reference was made into; empty if it can."""
-    layer, before = inner(layer), inner(before)
-    if type(layer) is not type(before):
-        return "the reference has no such layer"
-    alike = Unfolded(layer).window == Unfolded(before).window
-    return "" if alike else "its window is another one in the reference"
+    alike = type(inner(layer)) is type(inner(before))
+    return "" if alike else "the reference has no such layer"
 
 
 def _why_not_of(own: Unfolded, outputs: np.ndarray) -> str:

@@ -1,7 +1,7 @@
 """Put other layers in the place of those with kernels, and tell which."""
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar, TypeVar
 
@@ -24,18 +24,24 @@ class Replaced:
     """
 
     title: ClassVar[str] = "Replaced kernels"
+    columns: ClassVar[tuple[str, ...]] = ("before", "after")
     layers: Mapping[str, tuple[int, int]]
     untouched: Mapping[str, str]
 
     def __rich__(self) -> Table:
         table = Table(title=self.title)
-        for column in ("layer", "before", "after"):
-            table.add_column(column, justify="left" if column == "layer" else "right")
-        for path, (before, after) in self.layers.items():
-            table.add_row(path, str(before), str(after))
+        table.add_column("layer")
+        for column in self.columns:
+            table.add_column(column, justify="right")
+        for path in self.layers:
+            table.add_row(path, *self.cells(path))
         for path, reason in self.untouched.items():
-            table.add_row(f"{path}: [dim]{reason}[/dim]", "", "")
+            table.add_row(f"{path}: [dim]{reason}[/dim]", *[""] * len(self.columns))
         return table
+
+    def cells(self, path: str) -> list[str]:
+        """What stands in the columns, for a layer that was replaced."""
+        return [str(entries) for entries in self.layers[path]]
 
     def __str__(self) -> str:
         return plain(self)
@@ -44,22 +50,33 @@ class Replaced:
 Report = TypeVar("Report", bound=Replaced)
 
 
-def replace(
+@dataclass(frozen=True)
+class Block:
+    """What stands in for one layer: built layers with kernels, and the function that calls them."""
+
+    parts: Sequence[keras.layers.Layer]
+    call: Callable[[Any], Any]
+
+    def __call__(self, x: Any) -> Any:
+        return self.call(x)
+
+
+def exchange(
     model: keras.Model,
-    make: Callable[[str, Any], keras.layers.Layer | str],
+    make: Callable[[str, Any], keras.layers.Layer | Block | str],
     include: Patterns,
     exclude: Patterns,
-    report: type[Report],
+    report: Callable[[dict, dict], Report],
 ) -> tuple[keras.Model, Report]:
     """Returns a copy with other layers in it, and a report on them.
 
     Args:
         model: a built functional or Sequential model. It is not changed.
-        make: (path, layer) -> the built layer that stands in for this one, whose first weight holds what is
-            left of the kernel; or why there is none.
+        make: (path, layer) -> what stands in for this one, a built layer or several, whose first weights hold
+            what is left of the kernel; or why there is none.
         include: layer names or regular expressions; only these layers.
         exclude: likewise, not those.
-        report: the class of the report.
+        report: the class of the report, or what makes it of the same arguments.
     """
     layers = {path: layer for path, layer in _calls.walk(model) if _has_kernel(layer)}
     wanted = set(chosen(layers, include, exclude))
@@ -71,8 +88,14 @@ def replace(
             untouched[path] = found
         else:
             made[path] = found
-            sizes[path] = math.prod(layer.kernel.shape), math.prod(found.weights[0].shape)
+            sizes[path] = math.prod(layer.kernel.shape), entries(found)
     return rewired(model, layers=made), report(sizes, untouched)
+
+
+def entries(found: keras.layers.Layer | Block) -> int:
+    """Of the kernels of what stands in for a layer."""
+    parts = found.parts if isinstance(found, Block) else [found]
+    return sum(math.prod(part.weights[0].shape) for part in parts)
 
 
 def _has_kernel(layer: Any) -> bool:

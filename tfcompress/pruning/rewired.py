@@ -13,17 +13,18 @@ Change = Callable[[Any, list], Any]
 def rewired(
     model: keras.Model,
     *,
-    layers: Mapping[str, keras.Layer] | None = None,
+    layers: Mapping[str, Callable[..., Any]] | None = None,
     calls: Mapping[tuple[str, int], Change] | None = None,
 ) -> keras.Model:
     """Returns a copy with other layers or calls in it; what no output depends on any more is gone.
 
     Weights, trainable flags, compile and optimizer state of what stays are carried over. A Sequential
-    model comes back as one, unless a change puts a bare operation into it.
+    model comes back as one, unless a change puts a bare operation or branches into it.
 
     Args:
         model: a built functional or Sequential model. It is not changed.
-        layers: path of a layer -> the built layer that stands in for it, at all its calls.
+        layers: path of a layer -> what is called instead, at all its calls: a built layer, or a function that
+            calls built layers.
         calls: (path, call number) -> function of the operation and the call's tensors, which gives
             the output instead.
 
@@ -57,7 +58,7 @@ class _Rewiring:
         if not isinstance(model, keras.Sequential):
             return _calls.made_like(model, inputs, outputs)
         made = keras.Model(inputs, outputs, name=model.name)
-        return _calls.made_like(model, made.layers) if made.layers == made.operations else made
+        return _calls.made_like(model, made.layers) if _is_chain(made) else made
 
     def call(self, step: _calls.Call, args: Any, kwargs: dict) -> Any:
         change = self.calls.get((self.paths[id(step.operation)], step.index))
@@ -72,6 +73,17 @@ class _Rewiring:
             stand_in = self.layers.get(self.paths[key], operation)
             self.made[key] = self.model(operation) if nested else stand_in
         return self.made[key]
+
+
+def _is_chain(model: keras.Model) -> bool:
+    """Whether nothing but layers is called, each once, on what the one before it gave."""
+    recipe = _calls.read(model)
+    before = keras.tree.flatten(recipe.inputs)
+    for call in recipe.calls:
+        if not isinstance(call.operation, keras.Layer) or call.index or call.inputs != before:
+            return False
+        before = [_calls.Ref(call.name, call.index, 0)]
+    return keras.tree.flatten(recipe.outputs) == before
 
 
 def _symbols(args: Any, kwargs: dict) -> list[keras.KerasTensor]:

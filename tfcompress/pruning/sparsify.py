@@ -14,7 +14,7 @@ from tfcompress.layers import SparseConv2D
 from tfcompress.layers.masked import is_masked
 from tfcompress.layers.sparse_conv import unsuited
 from tfcompress.ops import cost
-from tfcompress.pruning.replaced import Replaced, replace
+from tfcompress.pruning.replaced import Replaced, exchange
 
 analysis.register(SparseConv2D, analysis.MacRule({"values": analysis.at_outputs}))
 channels.register(
@@ -80,7 +80,7 @@ def sparsify(
         reason = unsuited(layer) or _without_zeros(layer) or ("" if force else _slower(layer, maps.get(path)))
         return reason or SparseConv2D.from_conv(layer)
 
-    small, report = replace(model, make, include, exclude, Sparsified)
+    small, report = exchange(model, make, include, exclude, Sparsified)
     small.sparsified = report
     return small
 
