@@ -15,7 +15,7 @@ BUILD_TOOLS = 'setuptools>=77' 'cmake>=3.18'
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL: # two targets may fill one environment
-.PHONY: help quickstart ops test test-jax test-tfmot lint doctest bench bench-sparse clean
+.PHONY: help quickstart ops test test-thorough test-jax test-tfmot lint doctest bench bench-sparse clean
 
 help: ## this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -29,6 +29,9 @@ ops: $(VENV)/.installed ## compile the native libraries into tfcompress/_native
 # A test file goes to one process whole, so that the models its fixtures build are built once.
 test: $(VENV)/.installed-dev ops ## run the tests
 	$(BIN)/python -m pytest -n $(WORKERS) --dist loadfile
+
+test-thorough: $(VENV)/.installed-dev ops ## run more of them, with many more examples for each property (hours)
+	HYPOTHESIS_PROFILE=thorough $(BIN)/python -m pytest -n $(WORKERS) --dist loadfile -m ''
 
 test-jax: $(VENV)-jax/.installed ## run what needs no TensorFlow under JAX, in an environment of its own
 	KERAS_BACKEND=jax JAX_ENABLE_X64=1 $(VENV)-jax/bin/python -m pytest -n $(WORKERS) --dist loadfile \

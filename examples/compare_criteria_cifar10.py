@@ -24,6 +24,7 @@ from tfcompress import analysis, criteria
 flags.DEFINE_string("data_dir", None, "Folder of cifar10-train.tfrecord and cifar10-validation.tfrecord.")
 flags.DEFINE_string("out_dir", "compare_criteria_cifar10", "Where results and trained networks go.")
 flags.DEFINE_integer("width", 8, "Filters of the first stage; the paper's ResNet-20 has 16.")
+flags.DEFINE_integer("depth", 20, "Layers of the network: 6 n + 2.")
 flags.DEFINE_integer("epochs", 8, "Epochs of training before pruning.")
 flags.DEFINE_integer("tune_epochs", 2, "Epochs of training that follow, for every method alike.")
 flags.DEFINE_float("macs", 0.5, "The share of MACs that stays.")
@@ -66,7 +67,7 @@ def main(argv: list[str]) -> None:
 
 def trained(images: datasets.Images, out: Path, seed: int) -> keras.Model:
     """The dense network of a seed."""
-    return studies.resnet20(images, out, seed, FLAGS.width, FLAGS.epochs)
+    return studies.resnet(images, out, seed, FLAGS.width, FLAGS.epochs, FLAGS.depth)
 
 
 def ranks(network, seed: int, names: list[str], ranked: tuple) -> dict:
@@ -81,7 +82,7 @@ def ranks(network, seed: int, names: list[str], ranked: tuple) -> dict:
 def settings(images: datasets.Images) -> dict:
     return studies.settings(
         images,
-        network=f"ResNet-20, width {FLAGS.width}",
+        network=f"ResNet-{FLAGS.depth}, width {FLAGS.width}",
         epochs=FLAGS.epochs,
         tune_epochs=FLAGS.tune_epochs,
         macs=FLAGS.macs,

@@ -2,9 +2,16 @@
 
 from keras import Input, Model, layers
 
+from tfcompress import blocks
+
 
 def resnet20(input_shape: tuple[int, int, int], classes: int, width: int = 16) -> Model:
-    """ResNet-20 for CIFAR (He et al. 2016, section 4.2): 3 stages of 3 basic blocks.
+    """ResNet-20 for CIFAR; see `resnet`."""
+    return resnet(input_shape, classes, width, depth=20)
+
+
+def resnet(input_shape: tuple[int, int, int], classes: int, width: int = 16, depth: int = 20) -> Model:
+    """A residual network for CIFAR (He et al. 2016, section 4.2): 3 stages of basic blocks.
 
     The shortcuts that change size are 1x1 convolutions (option B).
 
@@ -12,16 +19,54 @@ def resnet20(input_shape: tuple[int, int, int], classes: int, width: int = 16) -
         input_shape: (height, width, channels).
         classes: units of the softmax.
         width: filters of the first stage, 16 in the paper; the later ones have 2 and 4 times as many.
+        depth: 6 n + 2, with n blocks in each stage: 8, 14, 20, ...
     """
     images = Input(input_shape)
     x = _conv_norm(images, width, 3, 1, "stem")
     x = layers.ReLU(name="stem_relu")(x)
     for stage in range(3):
-        for block in range(3):
+        for block in range((depth - 2) // 6):
             stride = 2 if stage > 0 and block == 0 else 1
             x = _basic_block(x, width * 2**stage, stride, f"stage{stage + 1}_block{block + 1}")
+    return Model(images, _head(x, classes), name=f"resnet{depth}")
+
+
+def _head(x, classes: int):
     x = layers.GlobalAveragePooling2D(name="pool")(x)
-    return Model(images, layers.Dense(classes, activation="softmax", name="head")(x), name="resnet20")
+    return layers.Dense(classes, activation="softmax", name="head")(x)
+
+
+def small_mobilenet(input_shape: tuple[int, int, int], classes: int, width: int = 16) -> Model:
+    """MobileNet's depthwise-separable units (Howard et al. 2017) for small images, which it halves twice.
+
+    Args:
+        input_shape: (height, width, channels).
+        classes: units of the softmax.
+        width: filters of the first layer; the last ones have 8 times as many.
+    """
+    images = Input(input_shape)
+    x = blocks.convolution(images, width, 3, name="stem")
+    for number, (times, strides) in enumerate(((2, 1), (4, 2), (4, 1), (8, 2), (8, 1)), 1):
+        x = blocks.separable(x, times * width, strides=strides, name=f"unit{number}")
+    return Model(images, _head(x, classes), name="small_mobilenet")
+
+
+def small_shufflenet(input_shape: tuple[int, int, int], classes: int, width: int = 16, groups: int = 2) -> Model:
+    """ShuffleNet's units (Zhang et al. 2018) for small images, which it halves twice.
+
+    Args:
+        input_shape: (height, width, channels).
+        classes: units of the softmax.
+        width: filters of the first layer; the units have 4 and 8 times as many.
+        groups: of the 1x1 convolutions.
+    """
+    images = Input(input_shape)
+    x = blocks.convolution(images, width, 3, name="stem")
+    for stage, times in ((2, 4), (3, 8)):
+        for number, strides in ((1, 2), (2, 1)):
+            name = f"stage{stage}_unit{number}"
+            x = blocks.shuffle_unit(x, times * width, strides, groups=groups, name=name)
+    return Model(images, _head(x, classes), name="small_shufflenet")
 
 
 def _basic_block(x, filters: int, stride: int, name: str):

@@ -24,6 +24,7 @@ from tfcompress import analysis
 flags.DEFINE_string("data_dir", None, "Folder of cifar10-train.tfrecord and cifar10-validation.tfrecord.")
 flags.DEFINE_string("out_dir", "prune_by_energy_cifar10", "Where results and trained networks go.")
 flags.DEFINE_integer("width", 8, "Filters of the first stage; the paper's ResNet-20 has 16.")
+flags.DEFINE_integer("depth", 20, "Layers of the network: 6 n + 2.")
 flags.DEFINE_integer("epochs", 8, "Epochs of training before pruning.")
 flags.DEFINE_integer("tune_epochs", 2, "Epochs of training that follow, for every method alike.")
 flags.DEFINE_integer("fitted", 500, "Training images by which weights are fitted.")
@@ -55,7 +56,7 @@ def main(argv: list[str]) -> None:
 
 
 def network(images: datasets.Images, seed: int, out: Path) -> keras.Model:
-    return studies.resnet20(images, out, seed, FLAGS.width, FLAGS.epochs)
+    return studies.resnet(images, out, seed, FLAGS.width, FLAGS.epochs, FLAGS.depth)
 
 
 def dense(images: datasets.Images, seed: int, out: Path) -> dict:
@@ -84,7 +85,7 @@ def pruned(images: datasets.Images, seed: int, out: Path, method: str, sparsity:
 def settings(images: datasets.Images) -> dict:
     return studies.settings(
         images,
-        network=f"ResNet-20, width {FLAGS.width}",
+        network=f"ResNet-{FLAGS.depth}, width {FLAGS.width}",
         epochs=FLAGS.epochs,
         tune_epochs=FLAGS.tune_epochs,
         fitted=FLAGS.fitted,

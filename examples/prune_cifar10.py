@@ -24,6 +24,7 @@ from tfcompress import analysis
 flags.DEFINE_string("data_dir", None, "Folder of cifar10-train.tfrecord and cifar10-validation.tfrecord.")
 flags.DEFINE_string("out_dir", "prune_cifar10", "Where results and trained networks go.")
 flags.DEFINE_integer("width", 8, "Filters of the first stage; the paper's ResNet-20 has 16.")
+flags.DEFINE_integer("depth", 20, "Layers of the network: 6 n + 2.")
 flags.DEFINE_integer("epochs", 8, "Epochs of training before pruning.")
 flags.DEFINE_integer("tune_epochs", 4, "Epochs of training that follow, for every method alike.")
 flags.DEFINE_float("macs", 0.5, "The share of MACs that stays.")
@@ -53,7 +54,7 @@ def dense(images: datasets.Images, seed: int, out: Path) -> dict:
 
 
 def network(images: datasets.Images, seed: int, out: Path) -> keras.Model:
-    return studies.resnet20(images, out, seed, FLAGS.width, FLAGS.epochs)
+    return studies.resnet(images, out, seed, FLAGS.width, FLAGS.epochs, FLAGS.depth)
 
 
 def entropy(images: datasets.Images, seed: int, out: Path) -> dict:
@@ -88,7 +89,7 @@ def one_shot(criterion) -> dict:
 
 def scratch(images: datasets.Images, seed: int, out: Path) -> dict:
     """The widths follow from the budget alone, so that any network of this kind gives them."""
-    model = networks.resnet20(images.train[0].shape[1:], images.classes, FLAGS.width)
+    model = networks.resnet(images.train[0].shape[1:], images.classes, FLAGS.width, FLAGS.depth)
     small = tfcompress.prune(model, "l1", budget={"macs": FLAGS.macs})
     keras.utils.set_random_seed(seed)
     fresh = keras.Model.from_config(small.get_config())
@@ -125,7 +126,7 @@ def widths(model: keras.Model) -> dict[str, int]:
 def settings(images: datasets.Images) -> dict:
     return studies.settings(
         images,
-        network=f"ResNet-20, width {FLAGS.width}",
+        network=f"ResNet-{FLAGS.depth}, width {FLAGS.width}",
         epochs=FLAGS.epochs,
         tune_epochs=FLAGS.tune_epochs,
         macs=FLAGS.macs,

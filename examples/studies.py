@@ -82,12 +82,14 @@ def steps_per_epoch(images: datasets.Images) -> int:
     return len(images.train[0]) // BATCH
 
 
-def resnet20(images: datasets.Images, out: Path, seed: int, width: int, epochs: int) -> keras.Model:
+def resnet(
+    images: datasets.Images, out: Path, seed: int, width: int, epochs: int, depth: int = 20
+) -> keras.Model:
     """The trained network of a seed; it is trained once and kept in the folder."""
-    path = out / f"resnet20-width{width}-epochs{epochs}-seed{seed}.keras"
+    path = out / f"resnet{depth}-width{width}-epochs{epochs}-seed{seed}.keras"
     if not path.exists():
         keras.utils.set_random_seed(seed)
-        model = networks.resnet20(images.train[0].shape[1:], images.classes, width)
+        model = networks.resnet(images.train[0].shape[1:], images.classes, width, depth)
         train(model, images, epochs, RATE)
         model.save(path)
     return keras.saving.load_model(path)

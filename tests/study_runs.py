@@ -15,17 +15,18 @@ from tfcompress import _native
 
 EXAMPLES = Path(__file__).parents[1] / "examples"
 BRIEF = ["--epochs", "1", "--seeds", "0"]
+SMALL = "--data-dir digits --tune-epochs 1 --width 4 --depth 8".split()  # compiling is what takes time
 STUDIES = {
-    "prune_cifar10.py": ["--data-dir", "digits", "--tune-epochs", "1", "--width", "4"],
+    "prune_cifar10.py": SMALL,
     "train_sparse_cifar10.py": ["--data-dir", "digits", "--sparse-epochs", "2", "--networks", "vgg"],
     "compress_lenet5.py": ["--sparse-epochs", "1", "--sparsities", "0.9", "--c-rates", "1"],
     "run_sparse_cifar10.py": ["--data-dir", "digits", "--width", "16", "--sparsities", "0.8"],
-    "prune_by_energy_cifar10.py": (
-        "--data-dir digits --tune-epochs 1 --width 4 --fitted 40 --sparsities 0.5".split()
-    ),
-    "compare_criteria_cifar10.py": (
-        "--data-dir digits --tune-epochs 1 --width 4 --scored 60 --ranked 30 --criteria l1,apoz".split()
-    ),
+    "distill_cifar10.py": [
+        *SMALL,
+        *"--student-epochs 1 --students resnet8,pruned --ways none,hinton,neurons".split(),
+    ],
+    "prune_by_energy_cifar10.py": [*SMALL, *"--fitted 40 --sparsities 0.5".split()],
+    "compare_criteria_cifar10.py": [*SMALL, *"--scored 60 --ranked 30 --criteria l1,apoz".split()],
 }
 RUNS = {
     "prune_cifar10.py": ["dense", "entropy", "l1", "random", "scratch"],
@@ -34,6 +35,7 @@ RUNS = {
     ),
     "compress_lenet5.py": ["dense", "magnitude", "surgery"],
     "run_sparse_cifar10.py": ["dense", "unstructured", "blocks of 16"],
+    "distill_cifar10.py": ["teacher", "none", "hinton", "neurons", "none", "hinton"],
     "prune_by_energy_cifar10.py": ["dense", "energy", "magnitude"],
     "compare_criteria_cifar10.py": ["dense", "l1", "apoz", "random", "scratch"],
 }

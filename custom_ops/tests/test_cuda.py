@@ -187,7 +187,7 @@ def test_unknown_arguments_are_refused(change):
 
 def test_no_thread_steps_past_shared_memory_maps_or_weights():
     """The sanitizers of addresses and of arithmetic would say so."""
-    assert programs.run("address", "cuda_blocks", programs.SEED, 5).split() == kernels()
+    assert programs.run("address", "cuda_blocks", programs.SEED, 2).split() == kernels()
 
 
 # ---------------------------------------------------------------- with nvcc

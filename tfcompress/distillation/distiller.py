@@ -8,6 +8,7 @@ from typing import Any
 import keras
 from keras import ops
 
+from tfcompress import _names
 from tfcompress.distillation import keras_losses
 from tfcompress.distillation.cache import Lessons, remembered, split
 from tfcompress.distillation.loss import DistillationLoss
@@ -91,9 +92,10 @@ class Distiller(keras.Model):
             name="step",
             aggregation="only_first_replica",
         )
+        self._titles = _titles(losses)
+        told = self._titles if len(losses) > 1 else []
         self._means = {
-            key: keras.metrics.Mean(name=key)
-            for key in ("student_loss", "distillation_loss", *_names(losses))
+            key: keras.metrics.Mean(name=key) for key in ("student_loss", "distillation_loss", *told)
         }
         self._sight = Sight(Watch(student))
         if teacher is not None:
@@ -190,8 +192,8 @@ class Distiller(keras.Model):
             zip(self.distillation_losses, self.distillation_loss_weights, strict=True)
         ):
             values = loss.of_ensemble(teachers[number], student[number], labels)
-            if loss.name in self._means:
-                self._means[loss.name].update_state(values, weights)
+            if self._titles[number] in self._means:
+                self._means[self._titles[number]].update_state(values, weights)
             terms.append(_at(weight, self.step) * _mean(values, weights))
         found = _sum(terms)
         self._means["distillation_loss"].update_state(found / _mean(ops.ones(1)))
@@ -245,12 +247,15 @@ def _at(weight: Weight, step: Any) -> Any:
     return ops.cast(weight(ops.convert_to_tensor(step)) if callable(weight) else weight, "float32")
 
 
-def _names(losses: Sequence[DistillationLoss]) -> list[str]:
-    """Of the losses that are told one by one: all, if there are several."""
+def _titles(losses: Sequence[DistillationLoss]) -> list[str]:
+    """By which losses are told one by one: equal ones are numbered."""
     names = [loss.name for loss in losses]
     if len(set(names)) < len(names):
         raise ValueError(f"Every distillation loss needs a name of its own, got {names}.")
-    return names if len(names) > 1 else []
+    titles: list[str] = []
+    for loss in losses:
+        titles.append(_names.free(loss.title, titles))
+    return titles
 
 
 def _weights(weights: Any, losses: int) -> list[Weight]:

@@ -12,6 +12,7 @@ Your own is one small class:
 TensorShape([2])
 """
 
+import re
 from collections.abc import Sequence
 from typing import Any, ClassVar
 
@@ -39,6 +40,12 @@ class DistillationLoss(keras.layers.Layer):
 
     def __init__(self, name: str | None = None):
         super().__init__(name=name, dtype="float32")
+
+    @property
+    def title(self) -> str:
+        """Its name, without the number by which Keras tells layers of one class apart."""
+        own = re.sub(r"(?<!^)(?=[A-Z])", "_", type(self).__name__).lower()
+        return own if re.fullmatch(rf"{own}_\d+", self.name) else self.name
 
     def build(self, teacher_shape: Sequence[Any], student_shape: Sequence[Any]) -> None:
         """Makes what it trains along, and checks shapes: those of what it looks at, in order."""

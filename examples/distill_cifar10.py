@@ -1,0 +1,223 @@
+"""ResNet-20 on CIFAR-10 teaches small networks: what each way of distilling adds to training on labels.
+
+    python examples/distill_cifar10.py --data-dir folder/with/cifar10-tfrecords
+
+Students are a ResNet-8, a network of MobileNet's units and one of ShuffleNet's. Every way of teaching gets
+the same new student, the same epochs and the same batches; what it costs in time is told beside it. The same
+for recovery: the teacher, with half of its multiplications pruned away, is trained on labels, and on what it
+said when it was whole. Weights of losses are those of the papers, and were not tuned. Stop at any time; the
+same command goes on. Without the data the script falls back to scikit-learn's digits.
+"""
+
+import functools
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import datasets
+import keras
+import networks
+import numpy as np
+import studies
+from absl import flags
+
+import tfcompress
+from tfcompress import analysis
+from tfcompress.distillation import AttentionTransfer, Distiller, GradientAttention, SoftTargets, select_neurons
+
+flags.DEFINE_string("data_dir", None, "Folder of cifar10-train.tfrecord and cifar10-validation.tfrecord.")
+flags.DEFINE_string("out_dir", "distill_cifar10", "Where results and trained networks go.")
+flags.DEFINE_integer("width", 8, "Filters of the teacher's first stage; the paper's ResNet-20 has 16.")
+flags.DEFINE_integer("depth", 20, "Layers of the network: 6 n + 2.")
+flags.DEFINE_integer("epochs", 8, "Epochs of training for teachers.")
+flags.DEFINE_integer("student_epochs", 4, "Epochs of training for students, for every way alike.")
+flags.DEFINE_integer("tune_epochs", 2, "Epochs of training after pruning.")
+flags.DEFINE_list("students", ["resnet8", "mobilenet", "shufflenet", "pruned"], "Which students are taught.")
+flags.DEFINE_list("ways", None, "Which ways of teaching; by default all.")
+flags.DEFINE_list("seeds", ["0", "1", "2"], "Seeds of weights and batches; each has a teacher of its own.")
+FLAGS = flags.FLAGS
+
+TUNE_RATE = 0.02  # fixed beforehand, as in prune_cifar10.py
+TEMPERATURE = 4.0
+STUDENTS: dict[str, Callable[..., keras.Model]] = {
+    "resnet8": functools.partial(networks.resnet, width=8, depth=8),
+    "mobilenet": functools.partial(networks.small_mobilenet, width=8),
+    "shufflenet": functools.partial(networks.small_shufflenet, width=16),
+}
+PRUNED = "pruned"
+
+
+# ------------------------------------------------------------------ ways of teaching
+
+
+def hinton(teacher: keras.Model, images: datasets.Images) -> dict[str, Any]:
+    return {"distillation_losses": SoftTargets(TEMPERATURE), "student_loss_weight": 0.1}
+
+
+def attention(teacher: keras.Model, images: datasets.Images) -> dict[str, Any]:
+    """As in the code of its authors."""
+    losses = AttentionTransfer(form="code")
+    return {"distillation_losses": losses, "student_loss_weight": 1.0, "distillation_weight": 1.0}
+
+
+def both(teacher: keras.Model, images: datasets.Images) -> dict[str, Any]:
+    losses = [SoftTargets(TEMPERATURE), AttentionTransfer(form="code")]
+    return {
+        "distillation_losses": losses,
+        "distillation_loss_weights": [0.9, 1.0],
+        "student_loss_weight": 0.1,
+        "distillation_weight": 1.0,
+    }
+
+
+def neurons(teacher: keras.Model, images: datasets.Images) -> dict[str, Any]:
+    """Half of the neurons before the head, selected by classes; the mean of what is said of each."""
+    sample = images.train[0][:2000], images.train[1][:2000]
+    width = teacher.get_layer("pool").output.shape[-1]
+    found = select_neurons(teacher, "pool", sample, count=width // 2)
+    return {
+        "distillation_losses": found.loss("pool"),
+        "student_loss_weight": 1.0,
+        "distillation_weight": 1 / len(found.neurons),
+    }
+
+
+def gradients(teacher: keras.Model, images: datasets.Images) -> dict[str, Any]:
+    return {
+        "distillation_losses": GradientAttention(),
+        "student_loss_weight": 1.0,
+        "distillation_weight": 1.0,
+    }
+
+
+WAYS = {
+    "none": None,
+    "hinton": hinton,
+    "attention": attention,
+    "attention + hinton": both,
+    "neurons": neurons,
+    "gradients": gradients,
+}
+RECOVERY = ("none", "hinton")
+
+
+# ------------------------------------------------------------------ the runs
+
+
+def main(argv: list[str]) -> None:
+    del argv
+    images = datasets.load(FLAGS.data_dir)
+    out = Path(FLAGS.out_dir)
+    out.mkdir(parents=True, exist_ok=True)
+    results = studies.Results(out / "results.json", settings(images), ("student", "method", "seed"))
+    for seed in map(int, FLAGS.seeds):
+        results.once(
+            functools.partial(of_teacher, images, seed, out), student="teacher", method="teacher", seed=seed
+        )
+        for student in FLAGS.students:
+            for way in ways(student):
+                run = functools.partial(taught, images, seed, out, student, way)
+                results.once(run, student=student, method=way, seed=seed)
+    report(results.runs, out)
+
+
+def ways(student: str) -> list[str]:
+    chosen = WAYS if FLAGS.ways is None else FLAGS.ways
+    return [way for way in chosen if student != PRUNED or way in RECOVERY]
+
+
+def network(images: datasets.Images, seed: int, out: Path) -> keras.Model:
+    return studies.resnet(images, out, seed, FLAGS.width, FLAGS.epochs, FLAGS.depth)
+
+
+def of_teacher(images: datasets.Images, seed: int, out: Path) -> dict:
+    return measure(network(images, seed, out), images)
+
+
+def taught(images: datasets.Images, seed: int, out: Path, student: str, way: str) -> dict:
+    teacher = network(images, seed, out)
+    keras.utils.set_random_seed(seed)  # the teacher may just have been trained
+    if student == PRUNED:
+        model = tfcompress.prune(teacher, "l1", budget={"macs": 0.5})
+        epochs, rate = FLAGS.tune_epochs, TUNE_RATE
+    else:
+        model = STUDENTS[student](images.train[0].shape[1:], images.classes)
+        epochs, rate = FLAGS.student_epochs, studies.RATE
+    settings_of = WAYS[way]
+    trained = Distiller(teacher, model, **settings_of(teacher, images)) if settings_of else model
+    studies.train(trained, images, epochs, rate)
+    return measure(model, images)
+
+
+def measure(model: keras.Model, images: datasets.Images) -> dict:
+    totals = analysis.summary(model).totals
+    return {"accuracy": studies.accuracy(model, images), "params": totals["params"], "macs": totals["macs"]}
+
+
+def settings(images: datasets.Images) -> dict:
+    return studies.settings(
+        images,
+        teacher=f"ResNet-{FLAGS.depth}, width {FLAGS.width}",
+        epochs=FLAGS.epochs,
+        student_epochs=FLAGS.student_epochs,
+        tune_epochs=FLAGS.tune_epochs,
+        rate=studies.RATE,
+        tune_rate=TUNE_RATE,
+        temperature=TEMPERATURE,
+    )
+
+
+# ------------------------------------------------------------------ the report
+
+
+def report(runs: list[dict], out: Path) -> None:
+    kinds = list(dict.fromkeys((run["student"], run["method"]) for run in runs))
+    grouped = {kind: [run for run in runs if (run["student"], run["method"]) == kind] for kind in kinds}
+    rows = [
+        [
+            student,
+            method,
+            str(len(mine)),
+            studies.spread(mine, "accuracy"),
+            gain(mine, grouped.get((student, "none"), [])),
+            f"{np.mean([run['seconds'] for run in mine]):.0f}",
+            f"{mine[0]['params']:,}",
+            f"{mine[0]['macs']:,}",
+        ]
+        for (student, method), mine in grouped.items()
+    ]
+    columns = ("student", "teaching", "seeds", "accuracy", "gain", "seconds", "params", "MACs")
+    title = "Accuracy in %, and gain over training on labels, mean ± standard deviation over seeds"
+    studies.write_table(title, columns, rows, out / "table.txt")
+    plot(grouped, out / "accuracy.png")
+
+
+def gain(runs: list[dict], alone: list[dict]) -> str:
+    """Seed by seed, against the same student without a teacher."""
+    before = {run["seed"]: run["accuracy"] for run in alone}
+    apart = [
+        {"gain": run["accuracy"] - before[run["seed"]]}
+        for run in runs
+        if run["method"] != "none" and run["seed"] in before
+    ]
+    return studies.spread(apart, "gain")
+
+
+def plot(grouped: dict[tuple, list[dict]], path: Path) -> None:
+    from matplotlib.figure import Figure
+
+    students = list(dict.fromkeys(student for student, _ in grouped if student != "teacher"))
+    figure = Figure(figsize=(3 * len(students) + 1, 3.8), layout="constrained")
+    for place, student in enumerate(students, 1):
+        axes = figure.add_subplot(1, len(students), place)
+        mine = {method: runs for (owner, method), runs in grouped.items() if owner == student}
+        for number, runs in enumerate(mine.values()):
+            studies.scatter(axes, number, [100 * run["accuracy"] for run in runs])
+        axes.set_xticks(range(len(mine)), list(mine), rotation=40, ha="right")
+        axes.set(title=student, ylabel="test accuracy, %" if place == 1 else "")
+        axes.grid(axis="y", alpha=0.3)
+    figure.savefig(path, dpi=150)
+
+
+if __name__ == "__main__":
+    studies.run(main)
