@@ -3,10 +3,11 @@
     python examples/distill_cifar10.py --data-dir folder/with/cifar10-tfrecords
 
 Students are a ResNet-8, a network of MobileNet's units and one of ShuffleNet's. Every way of teaching gets
-the same new student, the same epochs and the same batches; what it costs in time is told beside it. The same
-for recovery: the teacher, with half of its multiplications pruned away, is trained on labels, and on what it
-said when it was whole. Weights of losses are those of the papers, and were not tuned. Stop at any time; the
-same command goes on. Without the data the script falls back to scikit-learn's digits.
+the same new student, the same epochs and the same images; what it costs in time is told beside it. The same
+for recovery: the teacher, with half of its multiplications pruned away, or with depthwise-separable
+convolutions for its own, is trained on labels, and on what it said when it was whole. Weights of losses are
+those of the papers where these give them, and were not tuned. Stop at any time; the same command goes on.
+Without the data the script falls back to scikit-learn's digits.
 """
 
 import functools
@@ -23,7 +24,13 @@ from absl import flags
 
 import tfcompress
 from tfcompress import analysis
-from tfcompress.distillation import AttentionTransfer, Distiller, GradientAttention, SoftTargets, select_neurons
+from tfcompress.distillation import (
+    AttentionTransfer,
+    Distiller,
+    GradientAttention,
+    SoftTargets,
+    select_neurons,
+)
 
 flags.DEFINE_string("data_dir", None, "Folder of cifar10-train.tfrecord and cifar10-validation.tfrecord.")
 flags.DEFINE_string("out_dir", "distill_cifar10", "Where results and trained networks go.")
@@ -32,7 +39,8 @@ flags.DEFINE_integer("depth", 20, "Layers of the network: 6 n + 2.")
 flags.DEFINE_integer("epochs", 8, "Epochs of training for teachers.")
 flags.DEFINE_integer("student_epochs", 4, "Epochs of training for students, for every way alike.")
 flags.DEFINE_integer("tune_epochs", 2, "Epochs of training after pruning.")
-flags.DEFINE_list("students", ["resnet8", "mobilenet", "shufflenet", "pruned"], "Which students are taught.")
+flags.DEFINE_integer("images", 20_000, "Training images for students: the first ones.")
+flags.DEFINE_list("students", None, "Which students are taught; by default all.")
 flags.DEFINE_list("ways", None, "Which ways of teaching; by default all.")
 flags.DEFINE_list("seeds", ["0", "1", "2"], "Seeds of weights and batches; each has a teacher of its own.")
 FLAGS = flags.FLAGS
@@ -44,7 +52,19 @@ STUDENTS: dict[str, Callable[..., keras.Model]] = {
     "mobilenet": functools.partial(networks.small_mobilenet, width=8),
     "shufflenet": functools.partial(networks.small_shufflenet, width=16),
 }
-PRUNED = "pruned"
+
+
+def pruned(teacher: keras.Model, images: datasets.Images) -> keras.Model:
+    return tfcompress.prune(teacher, "l1", budget={"macs": 0.5})
+
+
+def replaced(teacher: keras.Model, images: datasets.Images) -> keras.Model:
+    small = tfcompress.replace(teacher, "separable", rank=2, exclude="stem")
+    return tfcompress.reconstruct(small, teacher, images.train[0][:500])
+
+
+# From the teacher; then with fewer epochs and a smaller rate.
+SMALLER = {"pruned": pruned, "replaced": replaced}
 
 
 # ------------------------------------------------------------------ ways of teaching
@@ -114,7 +134,7 @@ def main(argv: list[str]) -> None:
         results.once(
             functools.partial(of_teacher, images, seed, out), student="teacher", method="teacher", seed=seed
         )
-        for student in FLAGS.students:
+        for student in [*STUDENTS, *SMALLER] if FLAGS.students is None else FLAGS.students:
             for way in ways(student):
                 run = functools.partial(taught, images, seed, out, student, way)
                 results.once(run, student=student, method=way, seed=seed)
@@ -123,7 +143,7 @@ def main(argv: list[str]) -> None:
 
 def ways(student: str) -> list[str]:
     chosen = WAYS if FLAGS.ways is None else FLAGS.ways
-    return [way for way in chosen if student != PRUNED or way in RECOVERY]
+    return [way for way in chosen if student in STUDENTS or way in RECOVERY]
 
 
 def network(images: datasets.Images, seed: int, out: Path) -> keras.Model:
@@ -137,16 +157,18 @@ def of_teacher(images: datasets.Images, seed: int, out: Path) -> dict:
 def taught(images: datasets.Images, seed: int, out: Path, student: str, way: str) -> dict:
     teacher = network(images, seed, out)
     keras.utils.set_random_seed(seed)  # the teacher may just have been trained
-    if student == PRUNED:
-        model = tfcompress.prune(teacher, "l1", budget={"macs": 0.5})
+    images = images._replace(train=tuple(part[: FLAGS.images] for part in images.train))
+    if student in SMALLER:
+        model = SMALLER[student](teacher, images)
         epochs, rate = FLAGS.tune_epochs, TUNE_RATE
     else:
         model = STUDENTS[student](images.train[0].shape[1:], images.classes)
         epochs, rate = FLAGS.student_epochs, studies.RATE
     settings_of = WAYS[way]
+    before = {"accuracy_before": studies.accuracy(model, images)} if student in SMALLER else {}
     trained = Distiller(teacher, model, **settings_of(teacher, images)) if settings_of else model
     studies.train(trained, images, epochs, rate)
-    return measure(model, images)
+    return measure(model, images) | before
 
 
 def measure(model: keras.Model, images: datasets.Images) -> dict:
@@ -159,6 +181,7 @@ def settings(images: datasets.Images) -> dict:
         images,
         teacher=f"ResNet-{FLAGS.depth}, width {FLAGS.width}",
         epochs=FLAGS.epochs,
+        student_images=FLAGS.images,
         student_epochs=FLAGS.student_epochs,
         tune_epochs=FLAGS.tune_epochs,
         rate=studies.RATE,

@@ -51,7 +51,9 @@ def small_mobilenet(input_shape: tuple[int, int, int], classes: int, width: int 
     return Model(images, _head(x, classes), name="small_mobilenet")
 
 
-def small_shufflenet(input_shape: tuple[int, int, int], classes: int, width: int = 16, groups: int = 2) -> Model:
+def small_shufflenet(
+    input_shape: tuple[int, int, int], classes: int, width: int = 16, groups: int = 2
+) -> Model:
     """ShuffleNet's units (Zhang et al. 2018) for small images, which it halves twice.
 
     Args:

@@ -28,7 +28,7 @@ flags.DEFINE_integer("depth", 20, "Layers of the network: 6 n + 2.")
 flags.DEFINE_integer("epochs", 8, "Epochs of training before pruning.")
 flags.DEFINE_integer("tune_epochs", 2, "Epochs of training that follow, for every method alike.")
 flags.DEFINE_integer("fitted", 500, "Training images by which weights are fitted.")
-flags.DEFINE_list("sparsities", ["0.5", "0.7", "0.8"], "Shares of the weights to remove.")
+flags.DEFINE_list("sparsities", ["0.6", "0.8"], "Shares of the weights to remove.")
 flags.DEFINE_list("seeds", ["0", "1", "2"], "Seeds of weights, batches and positions.")
 FLAGS = flags.FLAGS
 

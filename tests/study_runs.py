@@ -23,7 +23,7 @@ STUDIES = {
     "run_sparse_cifar10.py": ["--data-dir", "digits", "--width", "16", "--sparsities", "0.8"],
     "distill_cifar10.py": [
         *SMALL,
-        *"--student-epochs 1 --students resnet8,pruned --ways none,hinton,neurons".split(),
+        *"--student-epochs 1 --students resnet8,replaced --ways none,hinton,neurons".split(),
     ],
     "prune_by_energy_cifar10.py": [*SMALL, *"--fitted 40 --sparsities 0.5".split()],
     "compare_criteria_cifar10.py": [*SMALL, *"--scored 60 --ranked 30 --criteria l1,apoz".split()],

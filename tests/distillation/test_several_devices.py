@@ -21,13 +21,15 @@ def network(name, widths):
     keras.utils.set_random_seed(0)
     x = i = keras.Input((8, 8, 3))
     for number, width in enumerate(widths):
-        x = layers.Conv2D(width, 3, strides=2, padding="same", activation="tanh", kernel_regularizer="l2", name=f"{name}{number}")(x)
+        settings = {"strides": 2, "padding": "same", "activation": "tanh", "kernel_regularizer": "l2"}
+        x = layers.Conv2D(width, 3, **settings, name=f"{name}{number}")(x)
     return keras.Model(i, layers.Dense(distilling.CLASSES, name=f"{name}_head")(layers.Flatten()(x)))
 
 def trained(losses, scope):
     with scope:
         student = network("s", (3, 4))
-        distiller = distillation.Distiller(network("t", (6, 8)), student, LOSSES[losses](), student_loss_weight=0.3)
+        teacher = network("t", (6, 8))
+        distiller = distillation.Distiller(teacher, student, LOSSES[losses](), student_loss_weight=0.3)
         keras.utils.set_random_seed(1)
         distiller.compile(keras.optimizers.SGD(0.1), distilling.loss_of_labels(), metrics=["accuracy"])
     history = distiller.fit(*distilling.data(16), batch_size=8, epochs=2, shuffle=False, verbose=0).history
@@ -36,7 +38,8 @@ def trained(losses, scope):
 strategy = tf.distribute.MirroredStrategy(["CPU:0", "CPU:1"])
 assert strategy.num_replicas_in_sync == 2
 for losses in LOSSES:
-    (one, weights), (two, others) = (trained(losses, s.scope()) for s in (tf.distribute.get_strategy(), strategy))
+    one, weights = trained(losses, tf.distribute.get_strategy().scope())
+    two, others = trained(losses, strategy.scope())
     assert one.keys() == two.keys(), (one, two)
     for key in one:
         np.testing.assert_allclose(one[key], two[key], rtol=1e-4, err_msg=key)

@@ -1,4 +1,4 @@
-"""Designs that stand in for convolutions: equal at full rank, nearest below, fitted and distilled from there."""
+"""Designs that stand in for convolutions: equal at full rank, nearest below, fitted, distilled from."""
 
 import keras
 import numpy as np
@@ -192,7 +192,7 @@ def test_names_that_are_taken_are_numbered():
 
 @pytest.mark.parametrize("kind", [kind for kind in CONVOLUTIONS if kind not in ("valid", "grouped")])
 def test_a_fire_module_begins_with_the_kernel_it_replaces(kind):
-    """Where the ReLU in its middle cuts nothing off, and the kernel has few ranks over channels, it equals it."""
+    """Where its ReLU cuts nothing off, and the kernel has few ranks over channels, it equals it."""
     model = one_layer(kind)
     conv, rng = model.get_layer("conv"), np.random.default_rng(0)
     window, (channels, filters) = conv.kernel.shape[:-2], conv.kernel.shape[-2:]

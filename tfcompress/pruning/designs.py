@@ -223,7 +223,7 @@ def _size(window: tuple[int, ...]) -> str:
     return str(window[0]) if len(set(window)) == 1 else "x".join(map(str, window))
 
 
-def _built(kind: type, config: dict[str, Any], shape: Any, weights: list[np.ndarray]) -> Any:
+def _built(kind: Any, config: dict[str, Any], shape: Any, weights: list[np.ndarray]) -> Any:
     made: Any = kind.from_config(config)
     made.build(shape)
     made.set_weights(weights)
@@ -237,7 +237,8 @@ def _shape(layer: Any) -> tuple:
 def _squeezed(kernel: np.ndarray, width: int) -> tuple[np.ndarray, np.ndarray]:
     """The nearest that few channels allow, by singular values, with as much as can be above zero.
 
-    What channels see is not negative behind a ReLU, so that kernels of positive sum are cut least by the next.
+    What channels see is not negative behind a ReLU, so that kernels of positive sum are cut least by the
+    next one.
     """
     *window, channels, filters = kernel.shape
     factors = Factors.of(np.moveaxis(kernel, -2, 0).reshape(1, channels, -1), 1)
@@ -249,7 +250,7 @@ def _squeezed(kernel: np.ndarray, width: int) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _check_rank(rank: Any) -> None:
-    whole = isinstance(rank, numbers.Integral) and rank >= 1
+    whole = isinstance(rank, numbers.Integral) and int(rank) >= 1
     share = isinstance(rank, numbers.Real) and 0 < float(rank) < 1
     if rank is not None and (isinstance(rank, bool) or not (whole or share)):
         raise ValueError(

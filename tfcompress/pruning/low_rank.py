@@ -2,7 +2,7 @@
 
 >>> rng = np.random.default_rng(0)
 >>> kernel = rng.normal(size=(3, 3, 8, 16))
->>> whole = Factors.of(kernel, groups=8)  # a group for each channel: that is a depthwise-separable convolution
+>>> whole = Factors.of(kernel, groups=8)  # one for each channel: depthwise-separable
 >>> whole.rank  # at most as many filters for each channel as the window has taps
 9
 >>> [round(whole.lost(rank), 2) for rank in (1, 4, 9)]
@@ -42,7 +42,7 @@ class Factors:
     @classmethod
     def of(cls, kernel: np.ndarray, groups: int, own: int = 1) -> "Factors":
         """Decomposes the kernel of a convolution with `own` groups, of which `groups` is a multiple."""
-        *window, channels, filters = kernel.shape
+        channels, filters = kernel.shape[-2:]
         each = groups // own
         parts = kernel.astype("float64").reshape(-1, each, channels // each, own, filters // own)
         parts = parts.transpose(3, 1, 0, 2, 4).reshape(groups, -1, filters // own)
@@ -71,7 +71,7 @@ class Factors:
 
         Each has the square root of the singular values.
         """
-        *window, channels, filters = self.shape
+        window, filters = self.shape[:-2], self.shape[-1]
         roots = np.sqrt(self.values[:, :rank])
         first = (self.left[:, :, :rank] * roots[:, None]).reshape(self.groups, *window, -1, rank)
         first = np.moveaxis(first, 0, -2).reshape(*window, first.shape[-2], -1)

@@ -87,9 +87,9 @@ def reconstruct(
     matrix per layer, of the size of a filter.
 
     Args:
-        model: what `prune`, or another verb that removes filters, made of the reference; or `replace`, of which
-            the last layers in a layer's place are fitted to what it said; or a model with masks or zeros of
-            the reference's shapes. It is not changed.
+        model: what `prune`, or another verb that removes filters, made of the reference; or `replace`, of
+            which the last layers in a layer's place are fitted to what it said; or a model with masks or
+            zeros of the reference's shapes. It is not changed.
         reference: the model as it was before.
         data: images, as `prune` takes them; some hundreds. A layer wants several times as many rows, images
             by positions, as a filter has weights.

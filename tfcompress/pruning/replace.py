@@ -75,8 +75,8 @@ def replace(
             filters as that takes. `squeezed` (0.125) and `expanded` (0.5) of `"fire"`: shares of filters.
 
     Returns:
-        The new model, compiled as the old one was. Its attribute `redesigned` says which layers were replaced,
-        and why others were not.
+        The new model, compiled as the old one was. Its attribute `redesigned` says which layers were
+        replaced, and why others were not.
 
     Raises:
         ValueError: the model is subclassed or not built, the design or a name is unknown, a setting is out of
