@@ -1,0 +1,1 @@
+"""Coding weights in few bits, and reading them again bit for bit."""
