@@ -8,8 +8,8 @@
 >>> decode(stream, lengths, len(symbols)).tolist()
 [0, 0, 0, 0, 1, 1, 2, 0]
 
-Symbols are coded in blocks, and where each block begins is written before them, so that all blocks are decoded
-side by side. That costs 16 bits per block.
+Symbols are coded in blocks, and where each block begins is written before them, so that all blocks are
+decoded side by side. That costs 16 bits per block.
 """
 
 from itertools import pairwise
@@ -27,8 +27,8 @@ def code_lengths(counts: np.ndarray, limit: int = MAX_LENGTH) -> np.ndarray:
     By package-merge (Larmore and Hirschberg 1990): without the limit these are Huffman's.
 
     Args:
-        counts: `(symbols,)` how often each occurs; those that never do get no code, length 0. A symbol that is
-            alone takes one bit.
+        counts: `(symbols,)` how often each occurs; those that never do get no code, length 0. A symbol that
+            is alone takes one bit.
         limit: at least the logarithm of the number of symbols that occur.
 
     Returns:

@@ -29,8 +29,8 @@ def cluster(values: np.ndarray, count: int, method: str = "linear", *, seed: int
         count: centroids, at least 1. There are no more than different values.
         method: where centroids begin: `"linear"`, at equal distances from the least to the largest value,
             which the paper finds best, since large weights are few and count; `"density"`, at equal shares of
-            the values; `"random"`, at some of them, which is Forgy's. Or `"exact"`: the least sum there is, by
-            dynamic programming in `O(count n log n)` time and `4 count n` bytes.
+            the values; `"random"`, at some of them, which is Forgy's. Or `"exact"`: the least sum there is,
+            by dynamic programming in `O(count n log n)` time and `4 count n` bytes.
         seed: of the random ones.
 
     Returns:
@@ -122,10 +122,10 @@ def _exact(ordered: np.ndarray, sums: np.ndarray, count: int) -> np.ndarray:
     begins = np.zeros((count, size + 1), np.int32)
     for row in range(1, count):
         best, begins[row] = _row(best, cost, row)
-    borders = [size]
+    ends = [size]
     for row in range(count - 1, 0, -1):
-        borders.append(int(begins[row, borders[-1]]))
-    borders = np.array([0, *borders[::-1]])
+        ends.append(int(begins[row, ends[-1]]))
+    borders = np.array([0, *ends[::-1]])
     return np.unique((np.diff(sums[borders]) / np.diff(borders)).astype("float32"))
 
 
