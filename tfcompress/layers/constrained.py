@@ -9,8 +9,8 @@ import numpy as np
 from tfcompress import _kernels
 from tfcompress._arrays import to_numpy
 from tfcompress._names import Patterns, chosen
-from tfcompress.layers.masked import guard, unguard
 from tfcompress.layers.rules import MaskedWeight, MaskRule, link, masked_weights, unlink
+from tfcompress.layers.substituted import guard, unguard
 
 
 class MaskConstraint(keras.constraints.Constraint):
@@ -81,7 +81,7 @@ def constrain(
         mask = keras.Variable(kept, dtype="bool", trainable=False, name="mask")
         weight.constraint = MaskConstraint(mask, weight.constraint)
         link(MaskedWeight(weight, mask, layout, rule))
-    guard(model)
+    guard(model, "masked")
     _compile_anew(model)
     return masked_weights(model)
 

@@ -10,21 +10,18 @@ TensorShape([3, 2])
 array([[3., 2.]], dtype=float32)
 """
 
-import functools
 from typing import Any
 
 import keras
-import numpy as np
 
 from tfcompress import _kernels, _settings
 from tfcompress._settings import revived
 from tfcompress.layers.rules import MaskedWeight, MaskRule, link, masked_weights
-
-_REPLACING = ("quantize", "enable_lora")  # methods that replace a kernel
+from tfcompress.layers.substituted import SubstitutedLayer
 
 
 @keras.saving.register_keras_serializable(package="tfcompress")
-class MaskedLayer(keras.layers.Wrapper):
+class MaskedLayer(SubstitutedLayer):
     """Calls a layer with its kernels multiplied by masks, `w * T`.
 
     For any layer that has kernels, also several or those of layers within: Dense, convolutions of all kinds,
@@ -49,6 +46,8 @@ class MaskedLayer(keras.layers.Wrapper):
             kernels, or the rule cannot mask them.
     """
 
+    noun, state = "masks", "masked"
+
     def __init__(
         self, layer: keras.layers.Layer, rule: MaskRule | None = None, place: int | None = None, **kwargs: Any
     ):
@@ -56,22 +55,11 @@ class MaskedLayer(keras.layers.Wrapper):
         rule = revived(rule)
         if rule is not None and not isinstance(rule, MaskRule):
             raise ValueError(f"Expected a mask rule, such as MagnitudePruning(0.5), got {rule!r}.")
-        # Keras sorts out arguments by the signature of `call`, which here is that of the layer.
-        object.__setattr__(self, "call", functools.wraps(layer.call)(lambda *a, **k: self._call(*a, **k)))
-        taken_over = {"name": layer.name, "dtype": layer.dtype_policy, "trainable": layer.trainable}
-        super().__init__(layer, **{**taken_over, **kwargs})
-        self.rule, self.place = rule, place
-        self.supports_masking = layer.supports_masking
+        super().__init__(layer, place, **kwargs)
+        self.rule = rule
         self.masked: list[MaskedWeight] = []
 
-    def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        if not self.layer.built:
-            self.layer(*_symbolic(args), **_symbolic(kwargs))
-        return super().__call__(*args, **kwargs)
-
-    def build(self, input_shape: Any = None) -> None:
-        if not self.layer.built and input_shape is not None:
-            self.layer.build(input_shape)
+    def prepare(self) -> None:
         pairs = _kernels.kernels(self.layer)
         if not pairs:
             raise ValueError(
@@ -86,7 +74,6 @@ class MaskedLayer(keras.layers.Wrapper):
         self.masked = [self._mask(weight, layout) for weight, layout in pairs]
         for masked in self.masked:
             link(masked)
-        guard(self.layer)
 
     def _mask(self, weight: keras.Variable, layout: _kernels.Layout) -> MaskedWeight:
         mask = self.add_weight(
@@ -110,22 +97,8 @@ class MaskedLayer(keras.layers.Wrapper):
         }
         return MaskedWeight(weight, mask, layout, self.rule, memory)
 
-    def _call(self, *args: Any, **kwargs: Any) -> Any:
-        """Calls the layer in a scope that has `w * T` in place of `w`, and carries out what it changes."""
-        state = {id(variable): (variable, variable.value) for variable in self.layer.variables}
-        state |= {id(masked.weight): (masked.weight, self._effective(masked)) for masked in self.masked}
-        with keras.StatelessScope(
-            list(state.values()), collect_losses=True, initialize_variables=False
-        ) as scope:
-            before = {key: scope.get_current_value(variable) for key, (variable, _) in state.items()}
-            outputs = self.layer(*args, **kwargs)
-        for key, (variable, _) in state.items():
-            value = scope.get_current_value(variable)
-            if value is not before[key]:
-                variable.assign(value)
-        for loss in scope.losses:
-            self.add_loss(loss)
-        return outputs
+    def values(self) -> list[tuple[keras.Variable, Any]]:
+        return [(masked.weight, self._effective(masked)) for masked in self.masked]
 
     def _effective(self, masked: MaskedWeight) -> Any:
         weight = masked.weight.value
@@ -134,56 +107,11 @@ class MaskedLayer(keras.layers.Wrapper):
             return counting
         return weight + keras.ops.stop_gradient(counting - weight)
 
-    def compute_output_spec(self, *args: Any, **kwargs: Any) -> Any:
-        return self.layer.compute_output_spec(*args, **kwargs)
-
-    def compute_output_shape(self, *args: Any, **kwargs: Any) -> Any:
-        return self.layer.compute_output_shape(*args, **kwargs)
-
-    def compute_mask(self, *args: Any, **kwargs: Any) -> Any:
-        return self.layer.compute_mask(*args, **kwargs)
-
-    def quantize(self, *args: Any, **kwargs: Any) -> None:
-        _refuse(self.name, "quantize")
-
-    def enable_lora(self, *args: Any, **kwargs: Any) -> None:
-        _refuse(self.name, "enable_lora")
-
     def get_config(self) -> dict[str, Any]:
-        return {**super().get_config(), "rule": _settings.serialised(self.rule), "place": self.place}
-
-    def get_build_config(self) -> dict[str, Any]:
-        return {"layer": self.layer.get_build_config()}
-
-    def build_from_config(self, config: dict[str, Any]) -> None:
-        if not self.layer.built and config.get("layer"):
-            self.layer.build_from_config(config["layer"])
-        if self.layer.built:
-            self.build()
-            self.built = True
-
-    def save_own_variables(self, store: Any) -> None:
-        super().save_own_variables(store)
-        store["place"] = np.array(-1 if self.place is None else self.place)
-
-    def load_own_variables(self, store: Any) -> None:
-        saved = {name: np.array(store[name]) for name in list(store.keys())}
-        place = int(saved.pop("place", -1))
-        found = [saved[name] for name in sorted(saved, key=lambda name: (len(name), name))]
-        expected = [tuple(variable.shape) for variable in self._own]
-        shapes = [value.shape for value in found]
-        if shapes != expected or (self.place is not None and place != self.place):
-            raise ValueError(
-                f"What was saved for '{self.name}' has masks of shapes {shapes}, for layer {place} of its "
-                f"model; expected {expected}, for layer {self.place}: the file was saved from a model that "
-                "is not wrapped, or wrapped in another way. Load it into a model like the one it was saved "
-                "from. Masks stay as they are, but Keras may have loaded the weights of layers by now."
-            )
-        for variable, value in zip(self._own, found, strict=True):
-            variable.assign(value)
+        return {**super().get_config(), "rule": _settings.serialised(self.rule)}
 
     @property
-    def _own(self) -> list[keras.Variable]:
+    def held(self) -> list[keras.Variable]:
         return [variable for masked in self.masked for variable in (masked.mask, *masked.memory.values())]
 
 
@@ -206,35 +134,3 @@ def is_masked(layer: keras.layers.Layer) -> bool:
 def has_adapters(layer: keras.layers.Layer) -> bool:
     """Whether LoRA adds something to a kernel of the layer, or of one inside it."""
     return any(getattr(part, "lora_enabled", False) for part in (layer, *_kernels.all_held(layer)))
-
-
-def guard(layer: keras.layers.Layer) -> None:
-    """Lets no method replace the kernels of the layer, and of those inside it."""
-    for part in (layer, *_kernels.all_held(layer)):
-        for name in _REPLACING:
-            object.__setattr__(part, name, functools.partial(_refuse, part.name, name))
-
-
-def unguard(layer: keras.layers.Layer) -> None:
-    for part in (layer, *_kernels.all_held(layer)):
-        for name in _REPLACING:
-            vars(part).pop(name, None)
-
-
-def _symbolic(arguments: Any) -> Any:
-    """The arguments with symbols in place of tensors."""
-    return keras.tree.map_structure(
-        lambda leaf: (
-            keras.KerasTensor(leaf.shape, leaf.dtype)
-            if hasattr(leaf, "shape") and hasattr(leaf, "dtype")
-            else leaf
-        ),
-        arguments,
-    )
-
-
-def _refuse(layer: str, method: str, *args: Any, **kwargs: Any) -> None:
-    raise ValueError(
-        f"{method}() would replace the kernel of '{layer}', which is masked. Make the masks final with "
-        f"tfcompress.strip(model), or tfcompress.release(model), first; then call {method}()."
-    )
