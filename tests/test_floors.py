@@ -26,6 +26,7 @@ FLOOR_OF = {part: floor for floor, parts in FLOORS.items() for part in parts.spl
 # Imports along one floor. Nothing else crosses a floor sideways.
 SIDEWAYS = {
     ("layers", "ops"),
+    ("layers", "coding"),
     ("layers", "schedules"),
     ("blocks", "layers"),
     ("_names", "_registry"),

@@ -27,7 +27,7 @@ from tfcompress import (
     selection,
 )
 from tfcompress.channels import shrink, trace
-from tfcompress.layers import constrain, densify, release, strip, wrap
+from tfcompress.layers import constrain, densify, release, share, strip, wrap
 from tfcompress.ops import load_delegate
 from tfcompress.pruning import (
     allocation,
@@ -91,6 +91,7 @@ __all__ = [
     "replace_head",
     "schedules",
     "selection",
+    "share",
     "shrink",
     "shrink_silenced",
     "sparsify",

@@ -40,6 +40,10 @@ def _same_operation(path: str, operation: Any, copied: Callable[[Any], Any]) -> 
     return copied(operation)
 
 
+def _as_it_is(new: keras.Model) -> None:
+    pass
+
+
 def clone(model: keras.Model) -> keras.Model:
     """An independent copy: the same layers, weights, compile and optimizer state."""
     return copy(model)
@@ -52,6 +56,7 @@ def copy(
     rearrange: Rearrange = _same_arguments,
     take: Take = _same_array,
     convert: Convert = _same_operation,
+    finish: Callable[[keras.Model], None] = _as_it_is,
 ) -> keras.Model:
     """Builds the model again and carries over what it has learned.
 
@@ -67,6 +72,7 @@ def copy(
             optimizer's slots of that weight, too.
         convert: (path, operation, function that copies an operation) -> what is called in the
             operation's place: its copy, or that in a wrapper, or the copy of what it wraps.
+        finish: what is done to the copy once it has its weights, before it is compiled.
 
     Raises:
         ValueError: the model is subclassed or not built, a layer cannot be copied, or a new weight does
@@ -83,6 +89,7 @@ def copy(
             partner.new.assign(partner.fit(to_numpy(partner.old)))
             partner.new.trainable = partner.old.trainable
             _carry_rules(partner, configure)
+        finish(new)
         carry_training(model, new, partners)
     return new
 

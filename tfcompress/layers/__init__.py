@@ -5,6 +5,8 @@ from tfcompress.layers.constrained import constrain, release
 from tfcompress.layers.magnitude import MagnitudePruning
 from tfcompress.layers.masked import MaskedLayer
 from tfcompress.layers.rules import MaskedWeight, MaskRule, masked_weights
+from tfcompress.layers.shared import SharedLayer, SharedWeight
+from tfcompress.layers.sharing import share
 from tfcompress.layers.shuffle import ChannelShuffle
 from tfcompress.layers.sparse_conv import SparseConv2D, densify
 from tfcompress.layers.surgery import DynamicNetworkSurgery
@@ -18,11 +20,14 @@ __all__ = [
     "MaskRule",
     "MaskedLayer",
     "MaskedWeight",
+    "SharedLayer",
+    "SharedWeight",
     "SparseConv2D",
     "constrain",
     "densify",
     "masked_weights",
     "release",
+    "share",
     "strip",
     "wrap",
 ]

@@ -1,4 +1,4 @@
-"""Masks for a whole model: put on, and taken off again."""
+"""Masks and shared values for a whole model: put on, and taken off again."""
 
 import warnings
 from collections.abc import Callable, Collection, Iterator, Mapping
@@ -12,6 +12,8 @@ from tfcompress._arrays import to_numpy
 from tfcompress._names import Patterns, chosen, shares
 from tfcompress.layers.masked import MaskedLayer, has_adapters, is_masked
 from tfcompress.layers.rules import MaskRule, masked_weights
+from tfcompress.layers.shared import SharedLayer
+from tfcompress.layers.substituted import SubstitutedLayer
 
 Wrap = Callable[[keras.layers.Layer], keras.layers.Layer]
 
@@ -57,7 +59,7 @@ def wrap(
     'MaskedLayer'
     """
     _calls.check_functional(model)
-    layers = dict(_outermost(model))
+    layers = dict(outermost(model))
     given = _given(layers, wrapper)
     named = wrapper if isinstance(wrapper, Mapping) else ()
     paths = [path for path in _maskable(model, layers, include, exclude, named) if path in given]
@@ -86,7 +88,8 @@ def wrap(
 
 
 def strip(model: keras.Model) -> keras.Model:
-    """Returns a copy of a model without its masks: what they hide is zero, and outputs are equal.
+    """Returns a copy of a model without its wrappers: what masks hide is zero, weights that share values have
+    them, and outputs are equal.
 
     The copy consists of the layers that were wrapped, under their names, and loads without tfcompress.
 
@@ -96,13 +99,13 @@ def strip(model: keras.Model) -> keras.Model:
         model: a built functional or Sequential model. It is not changed.
 
     Raises:
-        ValueError: the model is subclassed or not built, nothing in it is masked, or something is within a
-            layer of which this would not make a stock layer.
+        ValueError: the model is subclassed or not built, nothing in it is masked or shared, or something is
+            within a layer of which this would not make a stock layer.
     """
     _calls.check_functional(model)
-    wrappers = {path: op for path, op in _calls.walk(model) if isinstance(op, MaskedLayer)}
+    wrappers = {path: op for path, op in _calls.walk(model) if isinstance(op, SubstitutedLayer)}
     if not wrappers:
-        raise ValueError(f"'{model.name}' has no masked layers, so there is nothing to strip.")
+        raise ValueError(f"'{model.name}' has no masked or shared layers, so there is nothing to strip.")
     masks = dict(_masks(model))
 
     def take(path: str, index: int, array: np.ndarray) -> np.ndarray:
@@ -112,13 +115,15 @@ def strip(model: keras.Model) -> keras.Model:
         model,
         convert=lambda path, operation, copied: copied(operation.layer if path in wrappers else operation),
         take=take,
+        finish=lambda new: _settle(model, new),
     )
     if left := masked_weights(stripped):
         raise ValueError(
             f"The mask of '{left[0].path}' is held by another layer, out of which it cannot be taken. Mask "
             "the outermost layer, as MaskedLayer(TimeDistributed(layer)) does."
         )
-    if any(wrapper.rule for wrapper in wrappers.values()) and all(mask.all() for mask in masks.values()):
+    ruled = any(getattr(wrapper, "rule", None) for wrapper in wrappers.values())
+    if ruled and all(mask.all() for mask in masks.values()):
         warnings.warn(
             f"No mask of '{model.name}' hides anything, so that it comes back dense. Was it trained with "
             "callbacks=[tfcompress.callbacks.UpdateMasks()]?",
@@ -127,12 +132,23 @@ def strip(model: keras.Model) -> keras.Model:
     return stripped
 
 
+def _settle(model: keras.Model, new: keras.Model) -> None:
+    """Gives kernels the values they shared; they are trained again."""
+    inner = {path for path, op in _calls.walk(model) if isinstance(op, SharedLayer)}
+    layers = dict(_calls.walk(new))
+    for path in inner:
+        wrapper: Any = dict(_calls.walk(model))[path]
+        for shared, (weight, _) in zip(wrapper.shared, _kernels.kernels(layers[path]), strict=True):
+            weight.assign(shared.value)
+            weight.trainable = shared.codebook.trainable
+
+
 def maskable(
     model: keras.Model, include: Patterns = None, exclude: Patterns = None
 ) -> dict[str, keras.layers.Layer]:
     """Path -> the layers that `wrap` masks; see there."""
     _calls.check_functional(model)
-    layers = dict(_outermost(model))
+    layers = dict(outermost(model))
     return {path: layers[path] for path in _maskable(model, layers, include, exclude)}
 
 
@@ -169,7 +185,7 @@ def _made(wrapper: MaskRule | Wrap, layer: keras.layers.Layer) -> Any:
     return MaskedLayer(layer, wrapper) if isinstance(wrapper, MaskRule) else wrapper(layer)
 
 
-def _outermost(model: keras.Model) -> Iterator[tuple[str, keras.layers.Layer]]:
+def outermost(model: keras.Model) -> Iterator[tuple[str, keras.layers.Layer]]:
     """Every layer that is in no wrapper."""
     inside: set[int] = set()
     for path, operation in _calls.walk(model):
