@@ -669,8 +669,11 @@ def test_rule_of_a_layer_must_be_one(wrong):
 @pytest.mark.parametrize(
     ("make", "message"),
     [
-        (sequential, "has no masked layers"),
-        (lambda: strip(wrap(sequential(), by_hand)), "'chain' has no masked layers, so there is nothing"),
+        (sequential, "has no masked or shared layers"),
+        (
+            lambda: strip(wrap(sequential(), by_hand)),
+            "'chain' has no masked or shared layers, so there is nothing",
+        ),
         (subclassed, "is a subclassed model"),
         (unbuilt, "is not built"),
     ],
