@@ -51,7 +51,7 @@ class _Model:
         self.codes += 32 * np.bincount(codes[codes > 0] - 1, minlength=len(self.codes))
 
     def tables(self) -> tuple[np.ndarray, np.ndarray]:
-        """`(contexts, symbols)` frequencies above 0 that add up to `2^PRECISION`, and the sums before each."""
+        """`(contexts, symbols)` frequencies above 0 that add up to `2^PRECISION`, and sums before each."""
         whole = 1 << PRECISION
         room = whole - self.symbols  # each has 1 beforehand
         others = room * self.zeros[:, 0] // self.zeros.sum(axis=1)
