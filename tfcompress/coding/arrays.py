@@ -128,7 +128,7 @@ def _unpacked(stream: bytes, count: int, dtype: np.dtype) -> np.ndarray:
     size = count * dtype.itemsize
     decoder = lzma.LZMADecompressor(lzma.FORMAT_RAW, filters=_LZMA)
     content = decoder.decompress(stream, max_length=size)
-    while len(content) < size and not decoder.needs_input:
+    while len(content) < size and not (decoder.needs_input or decoder.eof):
         content += decoder.decompress(b"", max_length=size - len(content))
     if len(content) != size:
         raise ValueError("The stream is cut off.")
