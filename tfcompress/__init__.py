@@ -15,6 +15,7 @@ from tfcompress import (
     blocks,
     callbacks,
     channels,
+    coding,
     constraints,
     criteria,
     distillation,
@@ -27,6 +28,7 @@ from tfcompress import (
     selection,
 )
 from tfcompress.channels import shrink, trace
+from tfcompress.export import inspect_compressed, load_compressed, save_compressed
 from tfcompress.layers import constrain, densify, release, share, strip, wrap
 from tfcompress.ops import load_delegate
 from tfcompress.pruning import (
@@ -63,6 +65,7 @@ __all__ = [
     "blocks",
     "callbacks",
     "channels",
+    "coding",
     "compact",
     "compare",
     "constrain",
@@ -72,7 +75,9 @@ __all__ = [
     "distillation",
     "export",
     "fit_head",
+    "inspect_compressed",
     "layers",
+    "load_compressed",
     "load_delegate",
     "ops",
     "prune",
@@ -89,6 +94,7 @@ __all__ = [
     "remove_zeroed",
     "replace",
     "replace_head",
+    "save_compressed",
     "schedules",
     "selection",
     "share",

@@ -25,7 +25,8 @@ def named(seed=0) -> list[tuple[str, np.ndarray]]:
 
 
 def written(path, seed=0, header=None):
-    container.write(path, header or {"model": {"name": "é"}}, named(seed))
+    with container.staged(path) as temporary:
+        container.write(temporary, header or {"model": {"name": "é"}}, named(seed))
     return path
 
 

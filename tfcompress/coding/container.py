@@ -12,6 +12,7 @@ array: name, shape, type, coding, settings, bytes of each stream, and the CRC-32
 Nothing in a file is run, and nothing is read before its size was compared with that of the file.
 """
 
+import contextlib
 import dataclasses
 import json
 import math
@@ -117,11 +118,26 @@ class Opened:
                 yield entry, _decoded(file, entry)
 
 
+@contextlib.contextmanager
+def staged(path: Path) -> Iterator[Path]:
+    """A file next to `path` to write to, which takes its place in the end; on an error it is deleted."""
+    descriptor, name = tempfile.mkstemp(path.suffix, f".{path.stem}-", path.parent)
+    os.close(descriptor)
+    temporary = Path(name)
+    try:
+        yield temporary
+        temporary.chmod(0o666 & ~_umask())
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
 def write(path: Path, header: Mapping[str, Any], named: Iterable[tuple[str, np.ndarray]]) -> None:
-    """Writes arrays, one coded after another, to a temporary file that then takes the place of `path`.
+    """Writes arrays, one coded after another. See `staged` for what replaces a file.
 
     Raises:
-        OSError: it cannot be written, for want of room, say; a file that was at `path` stays as it was.
+        ValueError: an array is of a type that the format lacks.
+        OSError: it cannot be written, for want of room, say.
     """
     entries, streams = [], []
     for name, array in named:
@@ -131,18 +147,10 @@ def write(path: Path, header: Mapping[str, Any], named: Iterable[tuple[str, np.n
     content = json.dumps({**header, "arrays": entries}, separators=(",", ":")).encode()
     packed = zlib.compress(content, 9)
     fixed = _FIXED.pack(SIGNATURE, VERSION, len(packed), zlib.crc32(packed))
-    descriptor, name = tempfile.mkstemp(prefix=f".{path.name}-", dir=path.parent)
-    temporary = Path(name)
-    try:
-        with os.fdopen(descriptor, "wb") as file:
-            file.writelines([fixed, packed, *streams])
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.chmod(0o666 & ~_umask())
-        temporary.replace(path)
-    except BaseException:
-        temporary.unlink(missing_ok=True)
-        raise
+    with path.open("wb") as file:
+        file.writelines([fixed, packed, *streams])
+        file.flush()
+        os.fsync(file.fileno())
 
 
 def _umask() -> int:
