@@ -277,7 +277,7 @@ def test_the_rest_of_tfmot_is_said_to_be_missing(name):
         (lambda: api.ConstantSparsity(0.5, 0, frequency=0), "frequency should be > 0"),
         (lambda: api.PolynomialDecay(0.0, 0.5, 10, -1), "end_step cannot be -1"),
         (lambda: api.PruningSummaries(""), "log_dir"),
-        (lambda: api.strip_pruning(model()), "no masked layers"),
+        (lambda: api.strip_pruning(model()), "no masked or shared layers"),
     ],
 )
 def test_wrong_arguments_are_refused(wrong, message):
