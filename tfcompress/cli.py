@@ -1,8 +1,10 @@
-"""What `tfcompress` does on the command line.
+"""What `tfcompress` does on the command line: it tells what is in a compressed file, and unpacks it.
 
-tfcompress inspect model.tfc
-tfcompress unpack model.tfc model.keras
-tfcompress unpack model.tfc model.tflite [--quantization dynamic_int8]
+    tfcompress inspect model.tfc
+    tfcompress unpack model.tfc model.keras
+    tfcompress unpack model.tfc model.tflite [--quantization dynamic_int8]
+
+Errors are one line.
 """
 
 import sys
@@ -14,7 +16,7 @@ from absl import app, flags
 
 from tfcompress import export
 from tfcompress._registry import near_miss
-from tfcompress.coding import container
+from tfcompress.export import verify
 
 flags.DEFINE_string("quantization", None, "Of a .tflite file: dynamic_int8 or float16.")
 
@@ -46,8 +48,9 @@ def unpack(path: str, out: str) -> None:
 
 
 def _keras(model: Any, out: Path) -> None:
-    with container.staged(out) as temporary:
+    with verify.staged(out) as temporary:
         model.save(temporary)
+        temporary.replace(out)
 
 
 def _tflite(model: Any, out: Path) -> None:

@@ -28,8 +28,8 @@ MAX_LANES = 2048
 _LOW = np.uint64(1 << 16)  # states are from here up to 2^32
 _WORD, _MASK = np.uint64(16), np.uint64(2**16 - 1)
 
-# How much a lane has seen of late: 8 of 128ths of that are forgotten with every code.
-_MEMORY = 7
+# How much a lane has seen of late: every nonzero code adds 16, and every code makes it forget an eighth.
+_SEEN = 16
 _CONTEXTS = np.array([0, 4, 10, 18, 28, 40, 56, 76, 100])  # where the next context begins
 
 
@@ -86,7 +86,7 @@ class _Lanes:
 
 def _remembered(memory: np.ndarray, codes: np.ndarray) -> np.ndarray:
     """What lanes have seen of late, once they have seen these codes too."""
-    return memory - (memory >> 3) + np.where(codes > 0, 1 << (_MEMORY - 3), 0)
+    return memory - (memory >> 3) + np.where(codes > 0, _SEEN, 0)
 
 
 def _context(memory: np.ndarray) -> np.ndarray:

@@ -47,13 +47,16 @@ class Coded:
 
 def encode(array: np.ndarray) -> Coded:
     """The smallest that the codings make of an array."""
-    candidates = []
+    return min(candidates(array), key=lambda coded: coded.bytes)
+
+
+def candidates(array: np.ndarray) -> Iterator[Coded]:
+    """All that the codings make of an array."""
     for order in _orders(array.ndim):
         patterns = _patterns(np.ascontiguousarray(array.transpose(order)))
         for kind in KINDS.values():
             for streams, settings in kind.encode(patterns):
-                candidates.append(Coded(kind.name, streams, {**settings, "order": order}))
-    return min(candidates, key=lambda coded: coded.bytes)
+                yield Coded(kind.name, streams, {**settings, "order": order})
 
 
 def decode(coded: Coded, shape: tuple[int, ...], dtype: Any) -> np.ndarray:
@@ -160,12 +163,12 @@ def _table(patterns: np.ndarray) -> Made:
     found = _codes(patterns)
     if found is not None:
         values, codes = found
-        yield [values.tobytes(), ans.encode(codes, len(values) + 2)], {}
+        yield [values.tobytes(), ans.encode(codes, max(2, len(values) + 1))], {}
 
 
 def _from_table(coded: Coded, count: int, dtype: np.dtype) -> np.ndarray:
     values = np.frombuffer(coded.streams[0], dtype)
-    return _looked_up(values, ans.decode(coded.streams[1], len(values) + 2, count))
+    return _looked_up(values, ans.decode(coded.streams[1], max(2, len(values) + 1), count))
 
 
 def _gaps(patterns: np.ndarray) -> Made:
@@ -174,7 +177,7 @@ def _gaps(patterns: np.ndarray) -> Made:
     if found is None:
         return
     values, codes = found
-    for bits in (3, 4, 5, 6, 8):
+    for bits in gaps.BITS:
         distances, numbers = gaps.to_gaps(codes, bits)
         streams = [*_huffman(distances, 2**bits), *_huffman(numbers, len(values) + 1)]
         yield [values.tobytes(), *streams], {"bits": bits, "coded": len(distances)}

@@ -12,13 +12,11 @@ array: name, shape, type, coding, settings, bytes of each stream, and the CRC-32
 Nothing in a file is run, and nothing is read before its size was compared with that of the file.
 """
 
-import contextlib
 import dataclasses
 import json
 import math
 import os
 import struct
-import tempfile
 import zlib
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
@@ -118,22 +116,8 @@ class Opened:
                 yield entry, _decoded(file, entry)
 
 
-@contextlib.contextmanager
-def staged(path: Path) -> Iterator[Path]:
-    """A file next to `path` to write to, which takes its place in the end; on an error it is deleted."""
-    descriptor, name = tempfile.mkstemp(path.suffix, f".{path.stem}-", path.parent)
-    os.close(descriptor)
-    temporary = Path(name)
-    try:
-        yield temporary
-        temporary.chmod(0o666 & ~_umask())
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
-
-
 def write(path: Path, header: Mapping[str, Any], named: Iterable[tuple[str, np.ndarray]]) -> None:
-    """Writes arrays, one coded after another. See `staged` for what replaces a file.
+    """Writes arrays, one coded after another.
 
     Raises:
         ValueError: an array is of a type that the format lacks.
@@ -151,12 +135,6 @@ def write(path: Path, header: Mapping[str, Any], named: Iterable[tuple[str, np.n
         file.writelines([fixed, packed, *streams])
         file.flush()
         os.fsync(file.fileno())
-
-
-def _umask() -> int:
-    mask = os.umask(0)
-    os.umask(mask)
-    return mask
 
 
 def read(path: Path) -> Opened:

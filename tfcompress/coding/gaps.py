@@ -11,6 +11,8 @@ True
 
 import numpy as np
 
+BITS = (3, 4, 5, 6, 8)  # what is tried for the fewest bytes
+
 
 def to_gaps(codes: np.ndarray, bits: int) -> tuple[np.ndarray, np.ndarray]:
     """The distances of nonzero codes, less one, in so many bits, and their codes.

@@ -16,7 +16,7 @@ True
 
 import json
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -30,10 +30,9 @@ from tfcompress._arrays import to_numpy
 from tfcompress._text import plain
 from tfcompress.coding import container, gaps
 from tfcompress.coding.container import FormatError
+from tfcompress.export import verify
 from tfcompress.layers import strip
 from tfcompress.layers.substituted import SubstitutedLayer
-
-GAP_BITS = (3, 4, 5, 6, 8)
 
 
 @dataclass(frozen=True)
@@ -122,9 +121,10 @@ def save_compressed(model: keras.Model, path: Any) -> CompressedReport:
     """Writes a model to one file, in as few bytes as its weights allow, and reads it again to be sure.
 
     Prune it and `share` its values before: what is zero, and what is one of few values, takes little; what is
-    neither is stored as it is, bit for bit. Each array is coded in several ways, and the smallest is taken:
-    distances and numbers by Huffman as in the paper, or adaptive arithmetic coding. Masks and tables of
-    shared values become final. The file holds architecture and weights, and neither optimizer nor compile.
+    neither is stored as it is, bit for bit. Only a zero loses its sign, which masks leave behind. Each array
+    is coded in several ways, and the smallest is taken: distances and numbers by Huffman as in the paper, or
+    adaptive arithmetic coding. Masks and tables of shared values become final. The file holds architecture
+    and weights, and neither optimizer nor compile.
 
     Args:
         model: any built model whose config tells all of it. It is not changed.
@@ -144,14 +144,16 @@ def save_compressed(model: keras.Model, path: Any) -> CompressedReport:
     ):
         model = strip(model)
     header = {"keras": keras.__version__, "model": _described(model)}
-    with container.staged(path) as temporary:
+    with verify.staged(path) as temporary:
         container.write(temporary, header, _named(model))
         _check_again(model, temporary)
-    return inspect_compressed(path)
+        temporary.replace(path)
+    opened = container.read(path)
+    return _report(opened, zip(opened.entries, (array for _, array in _named(model)), strict=True))
 
 
 def load_compressed(path: Any, custom_objects: Mapping[str, Any] | None = None) -> keras.Model:
-    """The model of a file that `save_compressed` wrote, with its weights bit for bit; it is not compiled.
+    """The model of a file that `save_compressed` wrote, with equal weights; it is not compiled.
 
     Arrays are decoded one after another. Nothing in the file is run: Lambda layers with code of their own
     are refused by Keras, and other classes must be there already.
@@ -181,7 +183,13 @@ def inspect_compressed(path: Any) -> CompressedReport:
         FormatError: see `load_compressed`.
     """
     opened = container.read(Path(path))
-    stages = [_stages(entry, array) for entry, array in opened.arrays()]
+    return _report(opened, opened.arrays())
+
+
+def _report(
+    opened: container.Opened, arrays: Iterable[tuple[container.Entry, np.ndarray]]
+) -> CompressedReport:
+    stages = [_stages(entry, array) for entry, array in arrays]
     return CompressedReport(opened.path, stages, opened.size, opened.overhead)
 
 
@@ -196,7 +204,7 @@ def _described(model: keras.Model) -> dict[str, Any]:
 
 
 def _named(model: keras.Model) -> Iterator[tuple[str, np.ndarray]]:
-    """The weights. Zeros lose their sign, which a mask leaves behind, and which no output depends on."""
+    """The weights, zeros without a sign."""
     for weight in model.weights:
         array = to_numpy(weight)
         yield weight.path, np.where(array == 0, np.zeros((), array.dtype), array)
@@ -245,7 +253,7 @@ def _stages(entry: container.Entry, array: np.ndarray) -> Stages:
     nonzero, values = int(live.sum()), len(np.unique(flat[live]))
     size, itemsize = entry.count * array.itemsize, array.itemsize
     code = max(1, math.ceil(math.log2(values + 1)))
-    steps = {bits: len(gaps.to_gaps(live.astype(np.uint8), bits)[0]) for bits in GAP_BITS}
+    steps = {bits: len(gaps.to_gaps(live.astype(np.uint8), bits)[0]) for bits in gaps.BITS}
     pruned = min(-(-count * (bits + 8 * itemsize) // 8) for bits, count in steps.items())
     shared = min(-(-count * (bits + code) // 8) for bits, count in steps.items()) + values * itemsize
     pruned = min(pruned, size)

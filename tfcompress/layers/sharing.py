@@ -12,7 +12,7 @@ from tfcompress._names import Patterns, shares
 from tfcompress.coding import kmeans
 from tfcompress.layers.masked import MaskedLayer
 from tfcompress.layers.shared import SharedLayer, check_bits
-from tfcompress.layers.wrapping import maskable, outermost, strip
+from tfcompress.layers.wrapping import left_alone, maskable, outermost, strip
 
 BITS = {"convolution": 8, "dense": 5}  # of the paper
 
@@ -78,7 +78,7 @@ def share(
                 _fill(layer, method, seed)
 
     copy = _cloning.copy(model, convert=convert, finish=finish)
-    copy.left_alone = {path: "not chosen, or without a kernel" for path in everywhere if path not in chosen}
+    copy.left_alone = left_alone(everywhere, chosen)
     return copy
 
 

@@ -82,9 +82,14 @@ def wrap(
         return made
 
     wrapped = _cloning.copy(model, convert=convert)
-    not_chosen = {path: "not chosen" for path in layers if path not in paths}
-    wrapped.left_alone = {**not_chosen, **_reasons(layers)}
+    wrapped.left_alone = left_alone(layers, paths)
     return wrapped
+
+
+def left_alone(layers: Mapping[str, keras.layers.Layer], chosen: Collection[str]) -> dict[str, str]:
+    """Path -> why a layer is not among the chosen ones."""
+    reasons = _reasons(layers)
+    return {path: reasons.get(path, "not chosen") for path in layers if path not in chosen}
 
 
 def strip(model: keras.Model) -> keras.Model:
@@ -134,10 +139,10 @@ def strip(model: keras.Model) -> keras.Model:
 
 def _settle(model: keras.Model, new: keras.Model) -> None:
     """Gives kernels the values they shared; they are trained again."""
-    inner = {path for path, op in _calls.walk(model) if isinstance(op, SharedLayer)}
     layers = dict(_calls.walk(new))
-    for path in inner:
-        wrapper: Any = dict(_calls.walk(model))[path]
+    for path, wrapper in _calls.walk(model):
+        if not isinstance(wrapper, SharedLayer):
+            continue
         for shared, (weight, _) in zip(wrapper.shared, _kernels.kernels(layers[path]), strict=True):
             weight.assign(shared.value)
             weight.trainable = shared.codebook.trainable
