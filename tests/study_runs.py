@@ -18,7 +18,10 @@ BRIEF = ["--epochs", "1", "--seeds", "0"]
 SMALL = "--data-dir digits --tune-epochs 1 --width 4 --depth 8".split()  # compiling is what takes time
 STUDIES = {
     "prune_cifar10.py": SMALL,
-    "train_sparse_cifar10.py": ["--data-dir", "digits", "--sparse-epochs", "2", "--networks", "vgg"],
+    "train_sparse_cifar10.py": [
+        *"--data-dir digits --sparse-epochs 2 --networks vgg".split(),
+        *"--methods dense,magnitude,group_lasso,scratch".split(),
+    ],
     "compress_lenet5.py": ["--sparse-epochs", "1", "--sparsities", "0.9", "--c-rates", "1"],
     "run_sparse_cifar10.py": ["--data-dir", "digits", "--width", "16", "--sparsities", "0.8"],
     "distill_cifar10.py": [
@@ -30,9 +33,7 @@ STUDIES = {
 }
 RUNS = {
     "prune_cifar10.py": ["dense", "entropy", "l1", "random", "scratch"],
-    "train_sparse_cifar10.py": (
-        "pretrained dense magnitude surgery hard_thresholding group_lasso random scratch".split()
-    ),
+    "train_sparse_cifar10.py": ["dense", "magnitude", "group_lasso", "scratch"],
     "compress_lenet5.py": ["dense", "magnitude", "surgery"],
     "run_sparse_cifar10.py": ["dense", "unstructured", "blocks of 16"],
     "distill_cifar10.py": ["teacher", "none", "hinton", "neurons", "none", "hinton"],

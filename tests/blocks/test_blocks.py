@@ -1,5 +1,7 @@
 """Blocks are plain layers: they can be pruned exactly, trained and exported, and do what papers say."""
 
+import itertools
+
 import keras
 import numpy as np
 import pytest
@@ -96,10 +98,8 @@ def test_a_net_trains_and_runs_in_tflite_as_in_keras(name, tmp_path):
 FORMS = ["split", "concatenated", "grouped"]
 
 
-@pytest.mark.parametrize("strides", [1, 2])
-@pytest.mark.parametrize("cardinality", [1, 4])
-@pytest.mark.parametrize("source", FORMS)
-@pytest.mark.parametrize("target", FORMS)
+@pytest.mark.parametrize(("cardinality", "strides"), [(1, 1), (4, 2)])
+@pytest.mark.parametrize(("source", "target"), list(itertools.permutations(FORMS, 2)))
 def test_the_forms_of_resnext_compute_the_same(source, target, cardinality, strides):
     def net(form):
         x = keras.Input((SIZE, SIZE, 10))

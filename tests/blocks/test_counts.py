@@ -1,8 +1,11 @@
 """Parameters and multiplications of nets and blocks, as papers and other implementations count them."""
 
+import itertools
+
 import keras
 import numpy as np
 import pytest
+import thorough
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -42,8 +45,13 @@ def test_shufflenet_by_groups(groups, millions):
     assert macs(blocks.shufflenet(groups=groups)) / 1e6 == pytest.approx(millions, abs=0.05)
 
 
-@pytest.mark.parametrize("groups", [1, 2, 3, 4, 8])
-@pytest.mark.parametrize("width", [0.25, 0.5, 1.5, 2.0])
+@pytest.mark.parametrize(
+    ("groups", "width"),
+    thorough.beside(
+        itertools.product([1, 2, 3, 4, 8], [0.25, 0.5, 1.5, 2.0]),
+        [(1, 2.0), (2, 1.5), (3, 0.25), (4, 1.5), (8, 0.5)],
+    ),
+)
 def test_shufflenet_has_all_widths(groups, width):
     model = blocks.shufflenet((32, 32, 3), 10, groups=groups, width=width)
     assert model(np.zeros((1, 32, 32, 3))).shape == (1, 10)

@@ -6,6 +6,7 @@ import itertools
 import keras
 import numpy as np
 import pytest
+import thorough
 from keras import layers
 from keras.optimizers import SGD, Adam, AdamW
 from masks import StopAfter, array, assert_equal
@@ -339,8 +340,13 @@ class Norms(keras.callbacks.Callback):
         self.seen.append(norms_of(self.groups))
 
 
-@pytest.mark.parametrize("build", [dense_network, residual_network])
-@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize(
+    ("method", "build"),
+    thorough.beside(
+        itertools.product(METHODS, (dense_network, residual_network)),
+        [*((method, dense_network) for method in METHODS), ("proximal_sgd", residual_network)],
+    ),
+)
 def test_target_is_reached_in_time_and_hardly_overshot(method, build):
     model, *follow = METHODS[method](build)
     norms = Norms()

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 import keras
 import numpy as np
 import pytest
+import thorough
 from masks import (
     StopAfter,
     array,
@@ -63,12 +64,14 @@ MODES = {
         {"jit_compile": True, "steps_per_execution": 3},
     ),
 }
+# Of the others, "everything" has most at once.
+FIRST = ("eager", "jit_compile", "mixed_float16", "adamw", "accumulating", "averaged", "everything")
 KINDS = ("wrapped", "constrained")
 STATIC = MagnitudePruning(0.75)
 RISING = MagnitudePruning(schedules.Polynomial(0.25, 0.75, end_step=2, frequency=1))
 
 
-@pytest.fixture(params=MODES)
+@pytest.fixture(params=thorough.beside(MODES, FIRST))
 def mode(request):
     """One after another, under its policy."""
     before = keras.config.dtype_policy()

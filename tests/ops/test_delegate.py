@@ -133,7 +133,7 @@ def branching(draw):
     return keras.Model(x, list({id(end): end for end in ends}.values()))
 
 
-@settings(max_examples=8, deadline=None)  # each is a conversion
+@settings(max_examples=5, deadline=None)  # each is a conversion
 @given(data=st.data())
 def test_any_branches_are_right_whatever_of_them_is_taken(tmp_path_factory, data):
     model = thin_out(branching(data.draw), 0.3)
