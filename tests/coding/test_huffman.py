@@ -32,6 +32,13 @@ def test_codes_take_as_few_bits_as_huffmans(counts):
         assert int(np.dot(lengths.astype(int), counts)) == huffman_bits(counts)
 
 
+@given(st.integers(0, 4000), st.integers(1, 40), st.integers(0, 99))
+def test_the_size_is_known_before(count, symbols, seed):
+    drawn = np.random.default_rng(seed).geometric(0.2, count).clip(max=symbols) - 1
+    counts = np.bincount(drawn, minlength=symbols)
+    assert huffman.size(counts) == len(huffman.encode(drawn, huffman.code_lengths(counts)))
+
+
 @given(st.lists(st.integers(1, 10**6), min_size=2, max_size=8), st.integers(3, 6))
 def test_with_a_limit_no_lengths_are_cheaper(counts, limit):
     """Against all lengths that a code can have."""

@@ -13,7 +13,7 @@ The codes are cut into lanes, which are coded side by side, a symbol of each in 
 zero depends on how many of the codes just before, in the lane, were not zero, since weights that stay lie
 together; what a nonzero code is does not. Every lane is a state of 32 bits, which gives off 16 bits, or takes
 them, to stay in range (Giesen 2014, "Interleaved entropy coders"). All is in whole numbers, and equal on all
-machines.
+machines. More lanes are faster, and each costs about three bytes: there is one for every kilobyte.
 """
 
 from collections.abc import Iterator
@@ -23,14 +23,16 @@ import numpy as np
 
 PRECISION = 14  # bits of probabilities
 MAX_SYMBOLS = 2 ** (PRECISION - 1)
-LANE = 16384  # codes of a lane, about
-MAX_LANES = 2048
-_LOW = np.uint64(1 << 16)  # states are from here up to 2^32
-_WORD, _MASK = np.uint64(16), np.uint64(2**16 - 1)
+LANE = 1024  # bytes of codes for each lane, about
+MAX_LANES = 2**14
+_LOW, _WORD = 1 << 16, 16  # states are from here up to 2^32, and give off so many bits
+_SLOTS = (1 << PRECISION) - 1
 
 # How much a lane has seen of late: every nonzero code adds 16, and every code makes it forget an eighth.
-_SEEN = 16
+_MEMORY = np.arange(136)
+_THEN = np.stack([_MEMORY - (_MEMORY >> 3) + 16 * other for other in (0, 1)], axis=1).ravel()
 _CONTEXTS = np.array([0, 4, 10, 18, 28, 40, 56, 76, 100])  # where the next context begins
+_CONTEXT = np.searchsorted(_CONTEXTS, _MEMORY, side="right") - 1
 
 
 @dataclass
@@ -46,9 +48,9 @@ class _Model:
         self.codes = np.ones(self.symbols - 1, np.int64)
 
     def add(self, codes: np.ndarray, contexts: np.ndarray) -> None:
-        kinds = 2 * contexts.astype(np.int64) + (codes == 0)
+        kinds = 2 * contexts.ravel() + (codes.ravel() == 0)
         self.zeros += 32 * np.bincount(kinds, minlength=self.zeros.size).reshape(-1, 2)
-        self.codes += 32 * np.bincount(codes[codes > 0] - 1, minlength=len(self.codes))
+        self.codes += 32 * np.bincount(codes.ravel(), minlength=self.symbols)[1:]
 
     def tables(self) -> tuple[np.ndarray, np.ndarray]:
         """`(contexts, symbols)` frequencies above 0 that add up to `2^PRECISION`, and sums before each."""
@@ -58,43 +60,26 @@ class _Model:
         share = others[:, None] * self.codes // self.codes.sum()
         frequencies = 1 + np.concatenate([np.zeros_like(others)[:, None], share], axis=1)
         frequencies[:, 0] += whole - frequencies.sum(axis=1)
-        starts = np.cumsum(frequencies, axis=1) - frequencies
-        return frequencies.astype(np.uint64), starts.astype(np.uint64)
+        return frequencies, np.cumsum(frequencies, axis=1) - frequencies
+
+    def slots(self) -> np.ndarray:
+        """For each context and slot of `2^PRECISION`, of the symbol there: frequency, sum before, itself."""
+        frequencies, starts = self.tables()
+        packed = frequencies << 32 | starts << 16 | np.arange(self.symbols)
+        return np.repeat(packed.ravel(), frequencies.ravel())
 
 
-class _Lanes:
-    """Where codes lie: `(lanes, steps)`, the last lane filled up with zeros."""
-
-    def __init__(self, count: int):
-        self.count = count
-        self.lanes = min(max(count // LANE, 1), MAX_LANES)
-        self.steps = -(-count // self.lanes)
-
-    def spread(self, codes: np.ndarray) -> np.ndarray:
-        padded = np.zeros(self.lanes * self.steps, np.uint16)
-        padded[: self.count] = codes
-        return padded.reshape(self.lanes, self.steps)
-
-    def blocks(self) -> Iterator[tuple[int, int]]:
-        """Ranges of steps between which probabilities are found anew: ever longer ones."""
-        first = 0
-        while first < self.steps:
-            size = max(1, first // 8, -(-64 // self.lanes))
-            yield first, min(first + size, self.steps)
-            first += size
-
-
-def _remembered(memory: np.ndarray, codes: np.ndarray) -> np.ndarray:
-    """What lanes have seen of late, once they have seen these codes too."""
-    return memory - (memory >> 3) + np.where(codes > 0, _SEEN, 0)
-
-
-def _context(memory: np.ndarray) -> np.ndarray:
-    return np.searchsorted(_CONTEXTS, memory, side="right") - 1
+def _blocks(steps: int, lanes: int) -> Iterator[slice]:
+    """Ranges of steps between which probabilities are found anew: ever longer ones."""
+    first = 0
+    while first < steps:
+        last = min(first + max(1, first // 6, -(-64 // lanes)), steps)
+        yield slice(first, last)
+        first = last
 
 
 def encode(codes: np.ndarray, symbols: int) -> bytes:
-    """Codes below `symbols`, as bytes: the states of all lanes, and the words they take up.
+    """Codes below `symbols`, as bytes: the number of lanes, their states, and the words that they take up.
 
     Raises:
         ValueError: there are too many symbols, or a code is beyond.
@@ -102,33 +87,49 @@ def encode(codes: np.ndarray, symbols: int) -> bytes:
     _check(symbols)
     if len(codes) and int(codes.max()) >= symbols:
         raise ValueError(f"The code {int(codes.max())} is not below {symbols}.")
-    lanes = _Lanes(len(codes))
-    spread = lanes.spread(codes)
-    frequencies, starts = _by_step(lanes, spread, symbols)
-    states, words = np.full(lanes.lanes, _LOW), []
-    shift = np.uint64(32 - PRECISION)
-    for step in reversed(range(lanes.steps)):  # what is coded last is decoded first
-        often, before = (each[:, step].astype(np.uint64) for each in (frequencies, starts))
-        full = states >= often << shift
-        words.append((states[full] & _MASK).astype("<u2"))
-        states = np.where(full, states >> _WORD, states)
-        states = ((states // often) << np.uint64(PRECISION)) + states % often + before
-    return states.astype("<u4").tobytes() + b"".join(each.tobytes() for each in reversed(words))
+    lanes = int(np.clip(_entropy(codes) // LANE, 1, min(MAX_LANES, max(len(codes), 1))))
+    frequencies, starts = _by_step(_spread(codes, lanes), symbols)
+    states, words = np.full(lanes, _LOW, np.int64), []
+    for often, before in zip(frequencies[::-1], starts[::-1], strict=True):  # coded last, decoded first
+        often = often.astype(np.int64)
+        full = np.flatnonzero(states >= often << (32 - PRECISION))
+        given = states[full]
+        words.append((given & 0xFFFF).astype("<u2"))
+        states[full] = given >> _WORD
+        times, rest = np.divmod(states, often)
+        states = (times << PRECISION) + rest + before
+    parts = [np.array([lanes], "<u2"), states.astype("<u4"), *reversed(words)]
+    return b"".join(part.tobytes() for part in parts)
 
 
-def _by_step(lanes: _Lanes, spread: np.ndarray, symbols: int) -> tuple[np.ndarray, np.ndarray]:
-    """The frequency of every code when its turn comes, and the sum of those before it, `(lanes, steps)`."""
-    frequencies, starts = (np.zeros(spread.shape, np.uint16) for _ in range(2))
-    model, memory = _Model(symbols), np.zeros(lanes.lanes, np.int64)
-    for first, last in lanes.blocks():
-        block = spread[:, first:last]
-        contexts = np.zeros(block.shape, np.uint8)
-        for step in range(last - first):
-            contexts[:, step] = _context(memory)
-            memory = _remembered(memory, block[:, step])
+def _entropy(codes: np.ndarray) -> float:
+    """Bytes, were each code by itself."""
+    counts = np.bincount(codes) if len(codes) else np.zeros(1)
+    counts = counts[counts > 0]
+    return float(np.sum(counts * np.log2(len(codes) / counts))) / 8
+
+
+def _spread(codes: np.ndarray, lanes: int) -> np.ndarray:
+    """`(steps, lanes)`; the last lane is filled up with zeros."""
+    steps = -(-len(codes) // lanes)
+    padded = np.zeros(lanes * steps, np.uint16)
+    padded[: len(codes)] = codes
+    return np.ascontiguousarray(padded.reshape(lanes, steps).T)
+
+
+def _by_step(spread: np.ndarray, symbols: int) -> tuple[np.ndarray, np.ndarray]:
+    """The frequency of every code when its turn comes, and the sum of those before it, `(steps, lanes)`."""
+    contexts, live = np.empty(spread.shape, np.uint8), spread > 0
+    memory = np.zeros(spread.shape[1], np.int64)
+    for step, other in enumerate(live):
+        contexts[step] = _CONTEXT[memory]
+        memory = _THEN[2 * memory + other]
+    frequencies, starts = (np.empty(spread.shape, np.uint16) for _ in range(2))
+    model = _Model(symbols)
+    for block in _blocks(*spread.shape):
         tables = model.tables()
-        frequencies[:, first:last], starts[:, first:last] = (table[contexts, block] for table in tables)
-        model.add(block.ravel(), contexts.ravel())
+        frequencies[block], starts[block] = (table[contexts[block], spread[block]] for table in tables)
+        model.add(spread[block], contexts[block])
     return frequencies, starts
 
 
@@ -139,34 +140,33 @@ def decode(stream: bytes, symbols: int, count: int) -> np.ndarray:
         ValueError: the stream is not of so many codes.
     """
     _check(symbols)
-    lanes = _Lanes(count)
-    head = 4 * lanes.lanes
-    if len(stream) < head or (len(stream) - head) % 2:
+    lanes = int.from_bytes(stream[:2], "little")
+    head = 2 + 4 * lanes
+    if len(stream) < head or len(stream) % 2 or not 1 <= lanes <= max(count, 1):
         raise ValueError("The stream is cut off.")
-    states = np.frombuffer(stream[:head], "<u4").astype(np.uint64)
-    words, at = np.frombuffer(stream[head:], "<u2").astype(np.uint64), 0
-    spread = np.zeros((lanes.lanes, lanes.steps), np.uint16)
-    model, memory = _Model(symbols), np.zeros(lanes.lanes, np.int64)
-    for first, last in lanes.blocks():
-        frequencies, starts = model.tables()
-        found = np.stack([np.repeat(np.arange(symbols), row) for row in frequencies.astype(np.int64)])
-        contexts = np.zeros((lanes.lanes, last - first), np.uint8)
-        for step in range(first, last):
-            context = contexts[:, step - first] = _context(memory)
-            slots = states & np.uint64(2**PRECISION - 1)
-            codes = spread[:, step] = found[context, slots]
-            states = frequencies[context, codes] * (states >> np.uint64(PRECISION)) + slots
-            states -= starts[context, codes]
+    states = np.frombuffer(stream[2:head], "<u4").astype(np.int64)
+    words, at = np.frombuffer(stream[head:], "<u2").astype(np.int64), 0
+    steps = -(-count // lanes)
+    spread, memories = np.empty((steps, lanes), np.uint16), np.empty((steps, lanes), np.uint8)
+    model, memory = _Model(symbols), np.zeros(lanes, np.int64)
+    for block in _blocks(steps, lanes):
+        table = model.slots()
+        for step in range(block.start, block.stop):
+            memories[step] = memory
+            slots = states & _SLOTS
+            found = table[(_CONTEXT[memory] << PRECISION) + slots]
+            codes = spread[step] = found & 0xFFFF
+            states = (found >> 32) * (states >> PRECISION) + slots - (found >> 16 & 0xFFFF)
             empty = np.flatnonzero(states < _LOW)
             if at + len(empty) > len(words):
                 raise ValueError("The stream is cut off.")
-            states[empty] = (states[empty] << _WORD) | words[at : at + len(empty)]
+            states[empty] = states[empty] << _WORD | words[at : at + len(empty)]
             at += len(empty)
-            memory = _remembered(memory, codes)
-        model.add(spread[:, first:last].ravel(), contexts.ravel())
+            memory = _THEN[2 * memory + (codes > 0)]
+        model.add(spread[block], _CONTEXT[memories[block]])
     if at != len(words) or (states != _LOW).any():
         raise ValueError("The stream is damaged: it does not end where it should.")
-    return spread.ravel()[:count].astype(np.min_scalar_type(symbols - 1))
+    return spread.T.ravel()[:count].astype(np.min_scalar_type(symbols - 1))
 
 
 def _check(symbols: int) -> None:

@@ -44,6 +44,17 @@ def to_gaps(codes: np.ndarray, bits: int) -> tuple[np.ndarray, np.ndarray]:
     return gaps, coded
 
 
+def counts(codes: np.ndarray, bits: int) -> tuple[np.ndarray, np.ndarray]:
+    """How often `to_gaps` gives each distance, `(2^bits,)`, and each code, `(largest + 1,)`."""
+    every = np.bincount(np.diff(np.flatnonzero(codes), prepend=-1) - 1, minlength=1)
+    sizes = np.arange(len(every))
+    distances = np.bincount(sizes & (2**bits - 1), every, minlength=2**bits).astype(np.int64)
+    coded = np.bincount(codes, minlength=1)
+    coded[0] = (sizes >> bits) @ every  # fillers
+    distances[-1] += coded[0]
+    return distances, coded
+
+
 def from_gaps(gaps: np.ndarray, coded: np.ndarray, count: int) -> np.ndarray:
     """The inverse of `to_gaps`, for `count` codes.
 

@@ -50,6 +50,12 @@ def code_lengths(counts: np.ndarray, limit: int = MAX_LENGTH) -> np.ndarray:
     return lengths
 
 
+def size(counts: np.ndarray) -> int:
+    """The bytes that `encode` takes for symbols that occur so often."""
+    bits = int(counts @ code_lengths(counts).astype(np.int64))
+    return 2 * -(-int(counts.sum()) // BLOCK) + -(-bits // 8)
+
+
 def _package_merge(weights: np.ndarray, limit: int) -> np.ndarray:
     """The lengths for ascending weights: how often each is among the cheapest `2 n - 2` of the last list.
 
