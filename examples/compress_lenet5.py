@@ -16,7 +16,6 @@ import keras
 import networks
 import numpy as np
 import studies
-import tensorflow as tf
 from absl import flags
 
 import tfcompress
@@ -39,7 +38,7 @@ DROP = 0.01  # of accuracy, from which on it counts as broken
 
 def main(argv: list[str]) -> None:
     del argv
-    images = enlarged(datasets.digits())
+    images = datasets.large_digits()
     out = Path(FLAGS.out_dir)
     out.mkdir(parents=True, exist_ok=True)
     results = studies.Results(out / "results.json", settings(images), ("method", "level", "seed"))
@@ -59,17 +58,6 @@ RULES = {
     ),
     "surgery": lambda level, end: DynamicNetworkSurgery(level, gamma=1e-4, stop=end),
 }
-
-
-def enlarged(images: datasets.Images) -> datasets.Images:
-    """From 8x8 to 28x28: three times as large, with a margin of two."""
-
-    def enlarge(x: np.ndarray) -> np.ndarray:
-        x = tf.image.resize(x, (24, 24), method="bilinear")
-        return tf.pad(x, [[0, 0], [2, 2], [2, 2], [0, 0]]).numpy()
-
-    (x, y), (x_test, y_test) = images.train, images.test
-    return images._replace(train=(enlarge(x), y), test=(enlarge(x_test), y_test))
 
 
 def dense(images: datasets.Images, file: Path) -> dict:
@@ -95,26 +83,16 @@ def begun(images: datasets.Images, file: Path) -> keras.Model:
 
 
 def train(model: keras.Model, images: datasets.Images, epochs: int, *extra: keras.callbacks.Callback) -> None:
-    rate = keras.optimizers.schedules.CosineDecay(RATE, epochs * steps_per_epoch(images))
+    rate = keras.optimizers.schedules.CosineDecay(RATE, epochs * studies.steps_per_epoch(images, BATCH))
     optimizer = keras.optimizers.SGD(rate, momentum=0.9, weight_decay=5e-4)
     model.compile(optimizer, "sparse_categorical_crossentropy", steps_per_execution=2)
-    model.fit(shifted(images), epochs=epochs, shuffle=False, verbose=0, callbacks=list(extra))
-
-
-def shifted(images: datasets.Images) -> tf.data.Dataset:
-    def shift(x, y):
-        return tf.image.random_crop(tf.pad(x, [[2, 2], [2, 2], [0, 0]]), (28, 28, 1)), y
-
-    data = tf.data.Dataset.from_tensor_slices(images.train).shuffle(2000).map(shift)
-    return data.batch(BATCH, drop_remainder=True).prefetch(4)
-
-
-def steps_per_epoch(images: datasets.Images) -> int:
-    return len(images.train[0]) // BATCH
+    model.fit(
+        studies.augmented(images, BATCH), epochs=epochs, shuffle=False, verbose=0, callbacks=list(extra)
+    )
 
 
 def last_update(images: datasets.Images) -> int:
-    return FLAGS.sparse_epochs * steps_per_epoch(images) * 2 // 3
+    return FLAGS.sparse_epochs * studies.steps_per_epoch(images, BATCH) * 2 // 3
 
 
 def measured(model: keras.Model, images: datasets.Images) -> dict:
@@ -132,7 +110,7 @@ def measured(model: keras.Model, images: datasets.Images) -> dict:
 
 def settings(images: datasets.Images) -> dict:
     return {
-        "data": "digits at 28x28",
+        "data": images.name,
         "train_images": len(images.train[0]),
         "test_images": len(images.test[0]),
         "epochs": FLAGS.epochs,

@@ -106,6 +106,15 @@ def vgg(input_shape: tuple[int, int, int], classes: int, width: int = 64) -> Mod
     return Model(images, layers.Dense(classes, activation="softmax", name="head")(x), name="vgg")
 
 
+def lenet300_100(input_shape: tuple[int, int, int], classes: int) -> Model:
+    """Two hidden layers of 300 and 100 units (LeCun et al. 1998): 266,610 parameters for 28x28 images."""
+    images = x = Input(input_shape)
+    x = layers.Flatten(name="flatten")(x)
+    for number, units in enumerate((300, 100), 1):
+        x = layers.Dense(units, activation="relu", name=f"ip{number}")(x)
+    return Model(images, layers.Dense(classes, activation="softmax", name="ip3")(x), name="lenet300_100")
+
+
 def lenet5(input_shape: tuple[int, int, int], classes: int) -> Model:
     """LeNet-5 as in Caffe's example for MNIST, the one that papers on pruning compress.
 

@@ -20,6 +20,7 @@ import tfcompress
 
 BATCH, SMALL_BATCH = 128, 32
 RATE = 0.1  # of a first training
+SHIFTS = {"CIFAR-10": 4, "digits at 28x28": 2}  # pixels
 _FLAG = re.compile(r"^--[\w-]+")
 
 
@@ -64,22 +65,24 @@ def compile_for(model: keras.Model, rate: Any) -> None:
     model.compile(optimizer, "sparse_categorical_crossentropy", metrics=["accuracy"], steps_per_execution=10)
 
 
-def augmented(images: datasets.Images) -> tf.data.Dataset:
-    """Batches of randomly flipped and shifted images; digits are taken as they are."""
+def augmented(images: datasets.Images, batch: int = BATCH) -> tf.data.Dataset:
+    """Batches of randomly flipped and shifted images; digits are not flipped, and small ones not shifted."""
+    margin = SHIFTS.get(images.name, 0)
 
     def augment(x, y):
-        x = tf.image.random_flip_left_right(x)
-        x = tf.pad(x, [[4, 4], [4, 4], [0, 0]])
+        if images.name == "CIFAR-10":
+            x = tf.image.random_flip_left_right(x)
+        x = tf.pad(x, [[margin, margin], [margin, margin], [0, 0]])
         return tf.image.random_crop(x, images.train[0].shape[1:]), y
 
     data = tf.data.Dataset.from_tensor_slices(images.train).shuffle(50_000)
-    if images.name == "CIFAR-10":
+    if margin:
         data = data.map(augment, num_parallel_calls=2)
-    return data.batch(BATCH, drop_remainder=True).prefetch(4)
+    return data.batch(batch, drop_remainder=True).prefetch(4)
 
 
-def steps_per_epoch(images: datasets.Images) -> int:
-    return len(images.train[0]) // BATCH
+def steps_per_epoch(images: datasets.Images, batch: int = BATCH) -> int:
+    return len(images.train[0]) // batch
 
 
 def resnet(

@@ -14,16 +14,19 @@ import pytest
 from tfcompress import _native
 
 EXAMPLES = Path(__file__).parents[1] / "examples"
-BRIEF = ["--epochs", "1", "--seeds", "0"]
-SMALL = "--data-dir digits --tune-epochs 1 --width 4 --depth 8".split()  # compiling is what takes time
+BRIEF = ["--seeds", "0"]
+SMALL = (
+    "--data-dir digits --epochs 1 --tune-epochs 1 --width 4 --depth 8".split()
+)  # compiling is what takes time
 STUDIES = {
     "prune_cifar10.py": SMALL,
     "train_sparse_cifar10.py": [
-        *"--data-dir digits --sparse-epochs 2 --networks vgg".split(),
+        *"--data-dir digits --epochs 1 --sparse-epochs 2 --networks vgg".split(),
         *"--methods dense,magnitude,group_lasso,scratch".split(),
     ],
-    "compress_lenet5.py": ["--sparse-epochs", "1", "--sparsities", "0.9", "--c-rates", "1"],
-    "run_sparse_cifar10.py": ["--data-dir", "digits", "--width", "16", "--sparsities", "0.8"],
+    "compress_lenet5.py": "--epochs 1 --sparse-epochs 1 --sparsities 0.9 --c-rates 1".split(),
+    "run_sparse_cifar10.py": "--data-dir digits --epochs 1 --width 16 --sparsities 0.8".split(),
+    "deep_compression.py": "--networks lenet300_100 --shorten 0.02 --ratio 30".split(),
     "distill_cifar10.py": [
         *SMALL,
         *"--student-epochs 1 --students resnet8,replaced --ways none,hinton,neurons".split(),
@@ -36,6 +39,7 @@ RUNS = {
     "train_sparse_cifar10.py": ["dense", "magnitude", "group_lasso", "scratch"],
     "compress_lenet5.py": ["dense", "magnitude", "surgery"],
     "run_sparse_cifar10.py": ["dense", "unstructured", "blocks of 16"],
+    "deep_compression.py": ["dense", "pruned", "shared"],
     "distill_cifar10.py": ["teacher", "none", "hinton", "neurons", "none", "hinton"],
     "prune_by_energy_cifar10.py": ["dense", "energy", "magnitude"],
     "compare_criteria_cifar10.py": ["dense", "l1", "apoz", "random", "scratch"],

@@ -34,6 +34,7 @@ from tfcompress.ops import load_delegate
 from tfcompress.pruning import (
     allocation,
     attach,
+    bits_for,
     compact,
     compare,
     fit_head,
@@ -62,6 +63,7 @@ __all__ = [
     "allocation",
     "analysis",
     "attach",
+    "bits_for",
     "blocks",
     "callbacks",
     "channels",

@@ -10,6 +10,7 @@
 112
 """
 
+from tfcompress.analysis.bit_sensitivity import bit_sensitivity
 from tfcompress.analysis.costs import Costs, costs, macs, macs_by_weight
 from tfcompress.analysis.energy import Energy, Hardware, energy, energy_by_shapes
 from tfcompress.analysis.flops_regularized import FlopsRegularized
@@ -38,6 +39,7 @@ __all__ = [
     "at_inputs",
     "at_outputs",
     "at_time_steps",
+    "bit_sensitivity",
     "costs",
     "energy",
     "energy_by_shapes",

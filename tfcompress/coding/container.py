@@ -126,15 +126,20 @@ def write(path: Path, header: Mapping[str, Any], named: Iterable[tuple[str, np.n
     entries, streams = [], []
     for name, array in named:
         coded = arrays.encode(array)
-        entries.append(dataclasses.asdict(Entry.of(name, array, coded)))
+        entries.append(Entry.of(name, array, coded))
         streams.extend(coded.streams)
-    content = json.dumps({**header, "arrays": entries}, separators=(",", ":")).encode()
-    packed = zlib.compress(content, 9)
-    fixed = _FIXED.pack(SIGNATURE, VERSION, len(packed), zlib.crc32(packed))
     with path.open("wb") as file:
-        file.writelines([fixed, packed, *streams])
+        file.writelines([head(header, entries), *streams])
         file.flush()
         os.fsync(file.fileno())
+
+
+def head(header: Mapping[str, Any], entries: Iterable[Entry]) -> bytes:
+    """What a file with these arrays begins with; their streams follow."""
+    described = [dataclasses.asdict(entry) for entry in entries]
+    content = json.dumps({**header, "arrays": described}, separators=(",", ":")).encode()
+    packed = zlib.compress(content, 9)
+    return _FIXED.pack(SIGNATURE, VERSION, len(packed), zlib.crc32(packed)) + packed
 
 
 def read(path: Path) -> Opened:

@@ -14,9 +14,8 @@
 True
 """
 
-import json
 import math
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -28,7 +27,7 @@ from rich.table import Table
 from tfcompress import _calls
 from tfcompress._arrays import to_numpy
 from tfcompress._text import plain
-from tfcompress.coding import container, gaps
+from tfcompress.coding import container, gaps, models
 from tfcompress.coding.container import FormatError
 from tfcompress.export import verify
 from tfcompress.layers import strip
@@ -143,13 +142,12 @@ def save_compressed(model: keras.Model, path: Any) -> CompressedReport:
         isinstance(operation, SubstitutedLayer) for _, operation in _calls.walk(model)
     ):
         model = strip(model)
-    header = {"keras": keras.__version__, "model": _described(model)}
     with verify.staged(path) as temporary:
-        container.write(temporary, header, _named(model))
+        container.write(temporary, models.described(model), models.weights(model))
         _check_again(model, temporary)
         temporary.replace(path)
     opened = container.read(path)
-    return _report(opened, zip(opened.entries, (array for _, array in _named(model)), strict=True))
+    return _report(opened, zip(opened.entries, (array for _, array in models.weights(model)), strict=True))
 
 
 def load_compressed(path: Any, custom_objects: Mapping[str, Any] | None = None) -> keras.Model:
@@ -194,20 +192,6 @@ def _report(
 
 
 # ------------------------------------------------------------------ models
-
-
-def _described(model: keras.Model) -> dict[str, Any]:
-    try:
-        return json.loads(model.to_json())
-    except (TypeError, NotImplementedError) as error:
-        raise ValueError(f"'{model.name}' has no config that tells all of it: {error}") from error
-
-
-def _named(model: keras.Model) -> Iterator[tuple[str, np.ndarray]]:
-    """The weights, zeros without a sign."""
-    for weight in model.weights:
-        array = to_numpy(weight)
-        yield weight.path, np.where(array == 0, np.zeros((), array.dtype), array)
 
 
 def _check_again(model: keras.Model, path: Path) -> None:

@@ -90,13 +90,29 @@ def _of_the_paper(layer: keras.layers.Layer) -> int:
 def _fill(layer: SharedLayer, method: str, seed: int) -> None:
     for shared in layer.shared:
         shared.weight.trainable = False
-        weights = to_numpy(shared.weight)
-        live = weights != 0
-        if not np.isfinite(weights).all():
-            raise ValueError(f"'{shared.path}' has NaN or infinite weights; train it to finite values first.")
-        codes = np.zeros(weights.shape, to_numpy(shared.codes).dtype)
-        centroids = np.zeros(0, "float32")
-        if live.any():
-            centroids = kmeans.cluster(weights[live], 2**layer.bits - 1, method, seed=seed)
-            codes[live] = kmeans.nearest(weights[live], centroids).astype(codes.dtype) + 1
-        shared.assign(centroids, codes)
+        shared.assign(*table_of(shared.weight, layer.bits, method, seed))
+
+
+def table_of(
+    weight: keras.Variable, bits: int, method: str = "linear", seed: int = 0
+) -> tuple[np.ndarray, np.ndarray]:
+    """The values for a kernel's entries, and for each entry the number of its own, from 1; 0 for zero.
+
+    Raises:
+        ValueError: a weight is NaN or infinite, or there is no such method.
+    """
+    weights = to_numpy(weight)
+    if not np.isfinite(weights).all():
+        raise ValueError(f"'{weight.path}' has NaN or infinite weights; train it to finite values first.")
+    codes, live = np.zeros(weights.shape, np.min_scalar_type(2**bits - 1)), weights != 0
+    if not live.any():
+        return np.zeros(0, "float32"), codes
+    values = kmeans.cluster(weights[live], 2**bits - 1, method, seed=seed)
+    codes[live] = kmeans.nearest(weights[live], values).astype(codes.dtype) + 1
+    return values, codes
+
+
+def with_few_values(weight: keras.Variable, bits: int, method: str = "linear", seed: int = 0) -> np.ndarray:
+    """The kernel as `share` would leave it. Raises as `table_of`."""
+    values, codes = table_of(weight, bits, method, seed)
+    return np.concatenate([np.zeros(1, values.dtype), values])[codes]

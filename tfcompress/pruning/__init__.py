@@ -3,6 +3,7 @@
 from tfcompress.pruning import allocation, heads
 from tfcompress.pruning.attach import attach
 from tfcompress.pruning.batch_norm import reestimate_batch_norm
+from tfcompress.pruning.bits import bits_for
 from tfcompress.pruning.budget import Budget, sparsity_for
 from tfcompress.pruning.by_energy import EnergyRound, prune_by_energy
 from tfcompress.pruning.compacted import compact
@@ -31,6 +32,7 @@ __all__ = [
     "Search",
     "allocation",
     "attach",
+    "bits_for",
     "compact",
     "compare",
     "fit_head",
