@@ -35,7 +35,8 @@ test-thorough: $(VENV)/.installed-dev ops ## run more of them, with many more ex
 
 test-jax: $(VENV)-jax/.installed ## run what needs no TensorFlow under JAX, in an environment of its own
 	KERAS_BACKEND=jax JAX_ENABLE_X64=1 $(VENV)-jax/bin/python -m pytest -n $(WORKERS) --dist loadfile \
-	  tests/analysis tests/callbacks tests/channels tests/criteria tests/layers tests/pruning tests/test_*.py \
+	  tests/analysis tests/blocks tests/callbacks tests/channels tests/coding tests/criteria tests/distillation \
+	  tests/layers tests/pruning tests/test_*.py \
 	  --ignore=tests/channels/test_applications.py --ignore=tests/analysis/test_latency.py
 
 test-tfmot: $(VENV)-tfmot/.installed ## compare compat.tfmot with the real tfmot, in an environment of its own

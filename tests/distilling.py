@@ -81,6 +81,10 @@ class Counting(layers.Layer):
         return x
 
 
+# On JAX a step drops what changes in a model that it does not train.
+REMEMBERED = keras.backend.backend() != "jax"
+
+
 def counting(base):
     x = i = keras.Input(base.input_shape[1:])
     x = Counting(name="counting")(x)

@@ -3,7 +3,7 @@
 import keras
 import numpy as np
 import pytest
-from distilling import EVERY, counting, data, loss_of_labels, network, student, teacher, weights
+from distilling import EVERY, REMEMBERED, counting, data, loss_of_labels, network, student, teacher, weights
 
 from tfcompress import distillation
 from tfcompress.distillation import SoftTargets
@@ -44,7 +44,7 @@ def test_the_teacher_is_asked_once_about_every_image(tmp_path):
     large = counting(teacher())
     made = distiller([SoftTargets(), distillation.AttentionTransfer()], large)
     made.fit(made.cached(*data(10), tmp_path / "said", batch_size=4), epochs=3, verbose=0)
-    assert [float(count) for count in large.get_layer("counting").get_weights()] == [0, 3]
+    assert [float(count) for count in large.get_layer("counting").get_weights()] == [0, 3 * REMEMBERED]
 
 
 def test_a_folder_is_read_again_by_another_distiller(tmp_path):
@@ -99,7 +99,7 @@ def test_folders_of_others_are_left_alone(tmp_path):
     with pytest.raises(ValueError, match="as many rows"):
         made.cached(data()[0], np.zeros(3), tmp_path / "said")
     loaded = distillation.Distiller(None, student(), SoftTargets())
-    with pytest.raises(ValueError, match="no teacher to be asked"):
+    with pytest.raises(ValueError, match="no teacher: call attach"):
         loaded.cached(*data(), tmp_path / "said")
     assert sorted(path.name for path in tmp_path.iterdir()) == ["photos"]
 

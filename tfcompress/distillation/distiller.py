@@ -141,10 +141,18 @@ class Distiller(keras.Model):
         Raises:
             ValueError: there is no teacher, the folder holds something else, or arrays differ in length.
         """
-        if self._sight.teacher is None:
-            raise ValueError("There is no teacher to be asked: call attach(teacher) before.")
+        self._check_attached()
         said = remembered(self._sight, x, y, getattr(self, "loss", None), folder, batch_size)
         return Lessons(x, y, sample_weight, said, batch_size, shuffle, seed)
+
+    def fit(self, *args: Any, **kwargs: Any) -> keras.callbacks.History:
+        """As `keras.Model.fit`. Raises `ValueError` if there is no teacher."""
+        self._check_attached()  # here, since on JAX an error in a step leaves the model without weights
+        return super().fit(*args, **kwargs)
+
+    def _check_attached(self) -> None:
+        if self._sight.teacher is None:
+            raise ValueError("There is no teacher: call attach(teacher) before.")
 
     def call(self, inputs: Any, training: bool | None = None) -> Any:
         """The student's outputs."""
@@ -171,7 +179,7 @@ class Distiller(keras.Model):
         if self._sight.teacher is not None:
             loss = loss + others * self._distillation_loss(x, y, seen, said, sample_weight)
         elif training:
-            raise ValueError("There is no teacher: call attach(teacher) before training.")
+            self._check_attached()
         if training:
             self.step.assign_add(1)
         return loss
