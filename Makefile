@@ -39,8 +39,9 @@ test-jax: $(VENV)-jax/.installed ## run what needs no TensorFlow under JAX, in a
 	  tests/layers tests/pruning tests/test_*.py \
 	  --ignore=tests/channels/test_applications.py --ignore=tests/analysis/test_latency.py
 
-test-tfmot: $(VENV)-tfmot/.installed ## compare compat.tfmot with the real tfmot, in an environment of its own
-	$(VENV)-tfmot/bin/python -m pytest -n $(WORKERS) --dist loadfile tests/compat
+test-tfmot: $(VENV)-tfmot/.installed ## run what needs the real tfmot, in an environment of its own
+	$(VENV)-tfmot/bin/python -m pytest -n $(WORKERS) --dist loadfile tests/compat \
+	  tests/export/test_quantization_aware.py
 
 lint: $(VENV)/.installed-dev ## check style (ruff) and types (mypy)
 	$(BIN)/ruff check .

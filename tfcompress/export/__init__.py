@@ -7,6 +7,7 @@ from tfcompress.export.compressed import (
     load_compressed,
     save_compressed,
 )
+from tfcompress.export.quantization_aware import QuantizationAware
 from tfcompress.export.report import ExportReport
 from tfcompress.export.saved_model import saved_model
 from tfcompress.export.tflite import run_tflite, tflite
@@ -17,6 +18,7 @@ __all__ = [
     "ExportError",
     "ExportReport",
     "FormatError",
+    "QuantizationAware",
     "inspect_compressed",
     "load_compressed",
     "run_tflite",
