@@ -103,14 +103,23 @@ def test_any_batch_size_runs(exported):
     np.testing.assert_allclose(one["output_1"], all_["output_1"][:1], atol=1e-6)
 
 
-@pytest.mark.parametrize(("quantization", "least_gain"), [("float16", 1.5), ("int8", 2)])
+@pytest.mark.parametrize(
+    ("quantization", "quantizer", "least_gain"),
+    [("float16", "converter", 1.5), ("int8", "converter", 2), ("int8", "ai_edge", 2)],
+)
 def test_quantized_file_is_smaller_and_within_tolerance(
-    two_way, exported, tmp_path, quantization, least_gain
+    two_way, exported, tmp_path, quantization, quantizer, least_gain
 ):
+    if quantizer == "ai_edge":
+        pytest.importorskip("ai_edge_quantizer", reason="the extra [ai-edge] is not installed")
     words, image = two_way_data()
     labelled = [((words[i : i + 8], image[i : i + 8]), np.zeros(8)) for i in range(0, ROWS, 8)]
     report = export.tflite(
-        two_way, tmp_path / "q.tflite", quantization=quantization, representative_data=labelled
+        two_way,
+        tmp_path / "q.tflite",
+        quantization=quantization,
+        quantizer=quantizer,
+        representative_data=labelled,
     )
     assert report.size_bytes * least_gain < exported.size_bytes
     assert 0 < report.relative_error <= report.tolerance == verify.TOLERANCES[quantization]
@@ -323,6 +332,8 @@ def test_cause_of_a_failed_conversion_is_short():
     [
         ({"quantization": "int4"}, "Unknown quantization 'int4'. Did you mean 'int8'?"),
         ({"quantization": "int8"}, "needs representative_data"),
+        ({"quantizer": "ai-edge"}, "Did you mean 'ai_edge'"),
+        ({"quantization": "float16", "quantizer": "ai_edge"}, "for float16 leave it out"),
         ({"quantization": "int8", "representative_data": np.empty((0, 3))}, "data is empty"),
         ({"quantization": "int8", "representative_data": iter([])}, "data is empty"),
         ({"quantization": "int8", "representative_data": 3}, "Expected arrays, a dataset or an iterable"),

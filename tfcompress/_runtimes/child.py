@@ -4,16 +4,22 @@
 where it is used, so that a .tflite file runs without waiting for TensorFlow.
 """
 
+import contextlib
 import ctypes
 import importlib.metadata
 import pathlib
+import sys
 import time
+import warnings
 from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
 
 OPS = pathlib.Path(__file__).parents[1] / "_native" / "libtfcompress_tf.so"  # where tfcompress._native has it
+
+
+SIGNATURE = "serving_default"  # of files that the converter writes
 
 
 def convert(folder: str, quantization: str | None, encodings: list[bool], samples: list, batch: int) -> dict:
@@ -40,6 +46,44 @@ def _converter(folder: str, quantization: str | None, sparse: bool, samples: lis
             piece for sample in samples for piece in _pieces(sample, batch)
         )
     return converter
+
+
+def quantize(content: bytes, quantization: str, samples: list, batch: int | None) -> bytes:
+    """The float32 .tflite file in int8, by ai-edge-quantizer; inputs and outputs stay floats.
+
+    `samples` as of `convert`, as many rows at a time as they have where `batch` is None. The range of a
+    tensor is from the lowest to the highest over all of them: by itself it takes a moving average of batches,
+    in which the first one counts most.
+    """
+    from ai_edge_quantizer import algorithm_manager, qtyping, quantizer, recipe
+
+    recipes = {"dynamic_int8": recipe.dynamic_wi8_afp32, "int8": recipe.static_wi8_ai8}
+    with contextlib.redirect_stdout(sys.stderr):
+        made = quantizer.Quantizer(content, recipes[quantization]())
+        if not made.need_calibration:
+            return bytes(made.quantize().quantized_model)
+        for ends in (qtyping.TFLOperationName.INPUT, qtyping.TFLOperationName.OUTPUT):
+            leave = algorithm_manager.AlgorithmName.NO_QUANTIZE
+            made.update_quantization_recipe(".*", ends, algorithm_key=leave)
+        pieces = [piece for sample in samples for piece in (_pieces(sample, batch) if batch else [sample])]
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # LiteRT tells of memory
+            found = [made.calibrate({SIGNATURE: [piece]}, num_threads=1) for piece in pieces]
+        return bytes(made.quantize(_widest(found)).quantized_model)
+
+
+def _widest(found: list[dict[str, dict[str, Any]]]) -> dict[str, dict[str, Any]]:
+    """Of ranges by tensor, what all lie in."""
+    limits = {"min": np.minimum, "max": np.maximum}
+    ranges = found[0]
+    for others in found[1:]:
+        for name, other in others.items():
+            before = ranges.setdefault(name, other)
+            ranges[name] = {
+                key: limits[key](before[key], value) if key in limits else value
+                for key, value in other.items()
+            }
+    return ranges
 
 
 def run(runtime: str, path: str, batches: list, threads: int, delegate: Any = None) -> list:

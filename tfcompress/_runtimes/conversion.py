@@ -47,6 +47,7 @@ def tflite_files(
     signature: Signature,
     *,
     quantization: str | None = None,
+    quantizer: str = "converter",
     encodings: tuple[bool, ...] = (False,),
     samples: list | None = None,
 ) -> dict[bool, bytes]:
@@ -60,13 +61,24 @@ def tflite_files(
     """
     model, signature = in_float32(in_stock_layers(model)), signature.in_float32()
     samples = [signature.named(sample) for sample in samples or []]
-    options = {"quantization": quantization, "encodings": list(encodings), "samples": samples}
+    after = quantization is not None and quantizer != "converter"
+    options: dict[str, Any] = {"encodings": list(encodings), "samples": samples}
+    options["quantization"] = None if after else quantization
+    batch = signature.batch
     try:
-        return _convert(model, signature, signature.batch, options)
+        files = _convert(model, signature, batch, options)
     except process.ChildError as error:
         if _NEEDS_FIXED_BATCH not in str(error):
             raise
-    return _convert(model, signature, 1, options)
+        batch = 1
+        files = _convert(model, signature, batch, options)
+    if not after:
+        return files
+    settings: dict[str, Any] = {"quantization": quantization, "samples": samples, "batch": batch}
+    return {
+        sparse: process.call(CHILD, "quantize", content=content, **settings)
+        for sparse, content in files.items()
+    }
 
 
 def _convert(model: keras.Model, signature: Signature, batch: int | None, options: dict) -> dict[bool, bytes]:

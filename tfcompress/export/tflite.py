@@ -9,6 +9,7 @@
 True
 """
 
+import importlib.util
 import pathlib
 import re
 from typing import Any
@@ -26,6 +27,7 @@ from tfcompress.export.verify import ExportError, Proof, Reference
 from tfcompress.ops import delegate as delegate_library
 
 QUANTIZATIONS = ("dynamic_int8", "int8", "float16")
+QUANTIZERS = ("converter", "ai_edge")
 ENCODED_ZEROS = 0.3  # the converter stores weights with a smaller fraction of zeros densely in any case
 
 
@@ -34,6 +36,7 @@ def tflite(
     path: Any,
     *,
     quantization: str | None = None,
+    quantizer: str = "converter",
     representative_data: Any = None,
     sparse_encoding: bool | str = "auto",
     data: Any = None,
@@ -65,6 +68,9 @@ def tflite(
             activations as int8 while a layer runs) or "int8" (weights and activations, calibrated on
             `representative_data`; the calibration crashes on loops over time steps, so build LSTM, GRU and
             the like with `unroll=True`).
+        quantizer: who makes it int8: "converter", that of TensorFlow, or "ai_edge", ai-edge-quantizer (`pip
+            install 'tfcompress[ai-edge]'`), which takes the float32 file and leaves weights that are stored
+            sparse as they are.
         representative_data: typical inputs, a few hundred: an array `(examples, ...)`; for several
             inputs a tuple or list of arrays or a dict; or an iterable of batches of these. Labels are
             ignored: a tuple is (inputs, labels) unless it has exactly the arrays that the model takes.
@@ -85,6 +91,7 @@ def tflite(
     """
     path = _checked_path(path)
     _check_options(quantization, representative_data, sparse_encoding)
+    _check_quantizer(quantizer, quantization)
     conversion.check_backend()
     samples = None
     if representative_data is not None:
@@ -95,7 +102,12 @@ def tflite(
     stock = conversion.in_stock_layers(model)
     encodings = _encodings(stock, quantization, sparse_encoding)
     files = _converted(
-        stock, expected.signature, quantization=quantization, encodings=encodings, samples=samples
+        stock,
+        expected.signature,
+        quantization=quantization,
+        quantizer=quantizer,
+        encodings=encodings,
+        samples=samples,
     )
     with verify.staged(path) as temporary:
         proof = _smallest_that_runs(files, temporary, expected)
@@ -168,6 +180,15 @@ def _check_options(quantization: str | None, representative_data: Any, sparse_en
             "sparse_encoding=True does not go with quantization='int8': the converter writes such files, but "
             "the stock interpreters mostly fail to load them. Leave it 'auto': zeros still shrink under gzip."
         )
+
+
+def _check_quantizer(quantizer: str, quantization: str | None) -> None:
+    if quantizer not in QUANTIZERS:
+        raise ValueError(near_miss("quantizer", quantizer, QUANTIZERS))
+    if quantizer == "ai_edge" and quantization == "float16":
+        raise ValueError("quantizer='ai_edge' makes int8 and 'dynamic_int8'; for float16 leave it out.")
+    if quantizer == "ai_edge" and importlib.util.find_spec("ai_edge_quantizer") is None:
+        raise ValueError("quantizer='ai_edge' needs ai-edge-quantizer: pip install 'tfcompress[ai-edge]'.")
 
 
 def _encodings(model: keras.Model, quantization: str | None, sparse_encoding: bool | str) -> tuple[bool, ...]:
