@@ -152,15 +152,20 @@ def shared(study: Study) -> dict:
     bits = tfcompress.bits_for(model, curves, 1 / (FLAGS.ratio or study.plan.ratio))
     model = tfcompress.share(model, bits)
     before = studies.accuracy(model, study.images)
-    steps = study.plan.length(2) * studies.steps_per_epoch(study.images)
-    rate = keras.optimizers.schedules.CosineDecay(study.plan.rates[2], steps)
-    model.compile(keras.optimizers.Adam(rate), "sparse_categorical_crossentropy", steps_per_execution=10)
-    model.fit(studies.augmented(study.images), epochs=study.plan.length(2), shuffle=False, verbose=0)
+    train_values(study, model)
     return {
         **study.found(tfcompress.strip(model), "shared"),
         "bits": bits,
         "accuracy_before_training": before,
     }
+
+
+def train_values(study: Study, model: keras.Model) -> None:
+    """Of weights that share them, by Adam, whose steps do not grow with the number of weights."""
+    steps = study.plan.length(2) * studies.steps_per_epoch(study.images)
+    rate = keras.optimizers.schedules.CosineDecay(study.plan.rates[2], steps)
+    model.compile(keras.optimizers.Adam(rate), "sparse_categorical_crossentropy", steps_per_execution=10)
+    model.fit(studies.augmented(study.images), epochs=study.plan.length(2), shuffle=False, verbose=0)
 
 
 RUNS = {"dense": dense, "pruned": pruned, "shared": shared}
