@@ -17,8 +17,6 @@ from typing import Any
 import numpy as np
 
 OPS = pathlib.Path(__file__).parents[1] / "_native" / "libtfcompress_tf.so"  # where tfcompress._native has it
-
-
 SIGNATURE = "serving_default"  # of files that the converter writes
 
 

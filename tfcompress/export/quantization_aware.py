@@ -39,7 +39,8 @@ class QuantizationAware:
 
     Attributes:
         model: the twin, with fake quantization: a model of tf_keras.
-        left_alone: path -> why this layer computes in float, and so will the file.
+        left_alone: path -> why this layer is trained in float. Its activations stay so in the file; the
+            converter may store its weights in int8 all the same.
 
     Raises:
         ImportError: tf_keras or tfmot is not installed.

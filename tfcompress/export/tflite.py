@@ -69,8 +69,7 @@ def tflite(
             `representative_data`; the calibration crashes on loops over time steps, so build LSTM, GRU and
             the like with `unroll=True`).
         quantizer: who makes it int8: "converter", that of TensorFlow, or "ai_edge", ai-edge-quantizer (`pip
-            install 'tfcompress[ai-edge]'`), which takes the float32 file and leaves weights that are stored
-            sparse as they are.
+            install 'tfcompress[ai-edge]'`), which takes the float32 file.
         representative_data: typical inputs, a few hundred: an array `(examples, ...)`; for several
             inputs a tuple or list of arrays or a dict; or an iterable of batches of these. Labels are
             ignored: a tuple is (inputs, labels) unless it has exactly the arrays that the model takes.

@@ -93,30 +93,30 @@ class _Files:
 
     def __init__(self, model: keras.Model, method: str, seed: int):
         self._header = models.described(model)
-        self._weights = {weight.path: weight for weight in model.weights}
+        self._weights = model.weights
         self._kernels = {
-            path: [weight.path for weight, _ in _kernels.kernels(layer)]
+            path: [id(weight) for weight, _ in _kernels.kernels(layer)]
             for path, layer in maskable(model).items()
         }
         self._settings = method, seed
-        self._coded: dict[tuple[str, int], container.Entry] = {}
+        self._coded: dict[tuple[int, int], container.Entry] = {}
 
     def size(self, bits: Mapping[str, int]) -> int:
         """Bytes, with so many bits for these layers."""
         shared = {kernel: each for path, each in bits.items() for kernel in self._kernels[path]}
-        entries = [self._remembered(path, shared.get(path, OWN)) for path in self._weights]
+        entries = [self._remembered(weight, shared.get(id(weight), OWN)) for weight in self._weights]
         return len(container.head(self._header, entries)) + sum(sum(entry.sizes) for entry in entries)
 
-    def _remembered(self, path: str, bits: int) -> container.Entry:
-        if (path, bits) not in self._coded:
-            self._coded[path, bits] = self._entry(path, bits)
-        return self._coded[path, bits]
+    def _remembered(self, weight: keras.Variable, bits: int) -> container.Entry:
+        key = id(weight), bits
+        if key not in self._coded:
+            self._coded[key] = self._entry(weight, bits)
+        return self._coded[key]
 
-    def _entry(self, path: str, bits: int) -> container.Entry:
-        weight = self._weights[path]
+    def _entry(self, weight: keras.Variable, bits: int) -> container.Entry:
         array = to_numpy(weight) if bits == OWN else with_few_values(weight, bits, *self._settings)
         array = models.unsigned(array)
-        return container.Entry.of(path, array, arrays.encode(array))
+        return container.Entry.of(weight.path, array, arrays.encode(array))
 
 
 # ------------------------------------------------------------------ arguments
