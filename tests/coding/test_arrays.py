@@ -63,6 +63,11 @@ def test_few_values_take_few_bytes():
     assert arrays.encode(rng.normal(size=10_000).astype("float32")).bytes > 30_000  # nothing to gain
 
 
+def test_what_has_nothing_to_gain_is_stored_as_it_is():
+    bytes_ = np.random.default_rng(0).integers(0, 256, 100_000).astype("uint8")
+    assert check(bytes_).kind == "raw"
+
+
 def test_filters_that_are_gone_are_seen():
     rng = np.random.default_rng(0)
     values = rng.choice(rng.normal(size=15), (3, 3, 32, 64))

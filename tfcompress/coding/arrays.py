@@ -247,17 +247,13 @@ def _gaps(entries: Entries, limit: float) -> Made:
     if entries.codes is None:
         return
     values, codes = entries.codes
-    sizes = {bits: _bytes_of_gaps(codes, bits) for bits in gaps.BITS}
+    occurring = gaps.histograms(codes)
+    sizes = {bits: sum(map(huffman.size, gaps.counts(*occurring, bits))) for bits in gaps.BITS}
     bits = min(sizes, key=lambda bits: sizes[bits])
     if values.nbytes + sizes[bits] < limit:
         distances, numbers = gaps.to_gaps(codes, bits)
         streams = [*_huffman(distances, 2**bits), *_huffman(numbers, len(values) + 1)]
         yield [values.tobytes(), *streams], {"bits": bits, "coded": len(distances)}
-
-
-def _bytes_of_gaps(codes: np.ndarray, bits: int) -> int:
-    """What distances of so many bits and numbers take by Huffman, without their tables."""
-    return sum(huffman.size(counts) for counts in gaps.counts(codes, bits))
 
 
 def _from_gaps(coded: Coded, count: int, dtype: np.dtype) -> np.ndarray:
@@ -305,4 +301,4 @@ KINDS = {
     "table": _Kind(_table, _from_table),
     "gaps": _Kind(_gaps, _from_gaps),
 }
-OF_FEW_VALUES, OF_MANY_VALUES = ("table", "gaps"), ("raw", "planes", "sparse")
+OF_FEW_VALUES, OF_MANY_VALUES = ("raw", "table", "gaps"), ("raw", "planes", "sparse")

@@ -44,15 +44,20 @@ def to_gaps(codes: np.ndarray, bits: int) -> tuple[np.ndarray, np.ndarray]:
     return gaps, coded
 
 
-def counts(codes: np.ndarray, bits: int) -> tuple[np.ndarray, np.ndarray]:
-    """How often `to_gaps` gives each distance, `(2^bits,)`, and each code, `(largest + 1,)`."""
-    every = np.bincount(np.diff(np.flatnonzero(codes), prepend=-1) - 1, minlength=1)
-    sizes = np.arange(len(every))
-    distances = np.bincount(sizes & (2**bits - 1), every, minlength=2**bits).astype(np.int64)
-    coded = np.bincount(codes, minlength=1)
-    coded[0] = (sizes >> bits) @ every  # fillers
-    distances[-1] += coded[0]
-    return distances, coded
+def histograms(codes: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """How often each distance less one occurs between nonzero codes, however long, and each code."""
+    distances = np.diff(np.flatnonzero(codes), prepend=-1) - 1
+    return np.bincount(distances, minlength=1), np.bincount(codes, minlength=1)
+
+
+def counts(distances: np.ndarray, codes: np.ndarray, bits: int) -> tuple[np.ndarray, np.ndarray]:
+    """How often `to_gaps` gives each distance, `(2^bits,)`, and each code, from the `histograms`."""
+    sizes = np.arange(len(distances))
+    within = np.bincount(sizes & (2**bits - 1), distances, minlength=2**bits).astype(np.int64)
+    coded = codes.copy()
+    coded[0] = (sizes >> bits) @ distances  # fillers
+    within[-1] += coded[0]
+    return within, coded
 
 
 def from_gaps(gaps: np.ndarray, coded: np.ndarray, count: int) -> np.ndarray:

@@ -237,7 +237,8 @@ def _stages(entry: container.Entry, array: np.ndarray) -> Stages:
     nonzero, values = int(live.sum()), len(np.unique(flat[live]))
     size, itemsize = entry.count * array.itemsize, array.itemsize
     code = max(1, math.ceil(math.log2(values + 1)))
-    steps = {bits: len(gaps.to_gaps(live.astype(np.uint8), bits)[0]) for bits in gaps.BITS}
+    occurring = gaps.histograms(live.astype(np.uint8))
+    steps = {bits: int(gaps.counts(*occurring, bits)[0].sum()) for bits in gaps.BITS}
     pruned = min(-(-count * (bits + 8 * itemsize) // 8) for bits, count in steps.items())
     shared = min(-(-count * (bits + code) // 8) for bits, count in steps.items()) + values * itemsize
     pruned = min(pruned, size)
