@@ -95,7 +95,11 @@ def lasso(study: Study) -> dict:
     model = tfcompress.attach(study.load("dense"), rule, exclude="head")
     reach = callbacks.ReachSparsity(FLAGS.sparsity)
     study.train(model, FLAGS.epochs, TUNE_RATE, callbacks.FollowLearningRate(), reach)
-    return kept(tfcompress.remove_zeroed(model), study, "group lasso")
+    small = tfcompress.remove_zeroed(model)
+    for layer in small.layers:  # the steps that follow press no more
+        if hasattr(layer, "kernel"):
+            layer.kernel_constraint = layer.kernel.constraint = None
+    return kept(small, study, "group lasso")
 
 
 def pruned(study: Study) -> dict:

@@ -26,6 +26,7 @@ STUDIES = {
     ],
     "compress_lenet5.py": "--epochs 1 --sparse-epochs 1 --sparsities 0.9 --c-rates 1".split(),
     "run_sparse_cifar10.py": "--data-dir digits --epochs 1 --width 16 --sparsities 0.8".split(),
+    "everything.py": "--data-dir digits --epochs 1 --width 4".split(),
     "deep_compression.py": "--networks lenet300_100 --shorten 0.02 --ratio 30".split(),
     "distill_cifar10.py": [
         *SMALL,
@@ -39,6 +40,7 @@ RUNS = {
     "train_sparse_cifar10.py": ["dense", "magnitude", "group_lasso", "scratch"],
     "compress_lenet5.py": ["dense", "magnitude", "surgery"],
     "run_sparse_cifar10.py": ["dense", "unstructured", "blocks of 16"],
+    "everything.py": ["dense", "trained longer", "group lasso", "pruned", "distilled", "shared", "int8"],
     "deep_compression.py": ["dense", "pruned", "shared"],
     "distill_cifar10.py": ["teacher", "none", "hinton", "neurons", "none", "hinton"],
     "prune_by_energy_cifar10.py": ["dense", "energy", "magnitude"],

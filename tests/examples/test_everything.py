@@ -1,0 +1,5 @@
+import study_runs
+
+
+def test_it_runs_every_method_once_and_is_resumed(tmp_path):
+    study_runs.check("everything.py", tmp_path)
