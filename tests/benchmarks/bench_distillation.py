@@ -39,7 +39,7 @@ def large() -> tuple[Callable, Callable, int, tuple[str, str]]:
     settings = {"weights": None, "input_shape": (128, 128, 3), "classes": 10}
     teacher = lambda: keras.applications.ResNet50(**settings)  # noqa: E731
     student = lambda: keras.applications.ResNet50V2(**settings)  # noqa: E731
-    return teacher, student, 16, ("conv4_block6_out", "conv4_block6_out")
+    return teacher, student, 16, ("conv4_block6_out", "conv4_block5_out")
 
 
 CASES = {
@@ -50,7 +50,8 @@ CASES = {
 
 def ours(teacher: keras.Model, student: keras.Model, layers: tuple[str, str] | None) -> keras.Model:
     losses: list = [distillation.SoftTargets(3.0)]
-    return distillation.Distiller(teacher, student, losses + [distillation.Hints(*layers)] * bool(layers))
+    features = [distillation.Hints(*layers)] if layers else []
+    return distillation.Distiller(teacher, student, losses + features)
 
 
 def of_keras(teacher: keras.Model, student: keras.Model, layers: tuple[str, str] | None) -> keras.Model:

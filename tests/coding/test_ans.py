@@ -65,6 +65,28 @@ def test_damage_is_an_error_or_other_codes_never_a_crash(data, seed):
             assert "stream" in str(error)
 
 
+@pytest.mark.parametrize("symbols", [2, 4096])
+def test_zeros_take_nearly_nothing_and_no_step_for_each(symbols):
+    codes = np.zeros(10 * ans.STEPS, "uint8")
+    stream = ans.encode(codes, symbols)
+    assert int.from_bytes(stream[:2], "little") == 10
+    np.testing.assert_array_equal(ans.decode(stream, symbols, len(codes)), codes)
+
+
+def test_a_short_stream_takes_no_memory():
+    """A file may say that a few bytes are any number of codes; what cannot be is seen before."""
+    stream = ans.encode(np.zeros(100, "uint8"), 2)
+    with pytest.raises(ValueError, match="14 bytes cannot hold 281474976710656 codes"):
+        ans.decode(stream, 2, 2**48)
+
+
+def test_no_code_takes_less_than_the_bound(monkeypatch):
+    """Nothing but zeros, in one lane, is the most that a byte can hold."""
+    monkeypatch.setattr(ans, "STEPS", 10**9)
+    stream = ans.encode(np.zeros(500_000, "uint8"), 2)
+    assert ans.PER_BYTE * len(stream) / 2 > 500_000
+
+
 def test_bad_arguments():
     with pytest.raises(ValueError, match="code 4 is not below 4"):
         ans.encode(np.array([4]), 4)

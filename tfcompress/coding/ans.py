@@ -13,7 +13,8 @@ The codes are cut into lanes, which are coded side by side, a symbol of each in 
 zero depends on how many of the codes just before, in the lane, were not zero, since weights that stay lie
 together; what a nonzero code is does not. Every lane is a state of 32 bits, which gives off 16 bits, or takes
 them, to stay in range (Giesen 2014, "Interleaved entropy coders"). All is in whole numbers, and equal on all
-machines. More lanes are faster, and each costs about three bytes: there is one for every kilobyte.
+machines. More lanes are faster, and each costs about three bytes: there is one for every kilobyte, and for
+every 65,536 codes.
 """
 
 from collections.abc import Iterator
@@ -24,6 +25,8 @@ import numpy as np
 PRECISION = 14  # bits of probabilities
 MAX_SYMBOLS = 2 ** (PRECISION - 1)
 LANE = 1024  # bytes of codes for each lane, about
+STEPS = 2**16  # of a lane at most, as long as there may be more lanes
+PER_BYTE = 2**17  # codes in a byte at most: each makes a state larger by one part in 2^14, rounding apart
 MAX_LANES = 2**14
 _LOW, _WORD = 1 << 16, 16  # states are from here up to 2^32, and give off so many bits
 _SLOTS = (1 << PRECISION) - 1
@@ -87,7 +90,7 @@ def encode(codes: np.ndarray, symbols: int) -> bytes:
     _check(symbols)
     if len(codes) and int(codes.max()) >= symbols:
         raise ValueError(f"The code {int(codes.max())} is not below {symbols}.")
-    lanes = int(np.clip(_entropy(codes) // LANE, 1, min(MAX_LANES, max(len(codes), 1))))
+    lanes = _lanes(codes)
     frequencies, starts = _by_step(_spread(codes, lanes), symbols)
     states, words = np.full(lanes, _LOW, np.int64), []
     for often, before in zip(frequencies[::-1], starts[::-1], strict=True):  # coded last, decoded first
@@ -100,6 +103,11 @@ def encode(codes: np.ndarray, symbols: int) -> bytes:
         states = (times << PRECISION) + rest + before
     parts = [np.array([lanes], "<u2"), states.astype("<u4"), *reversed(words)]
     return b"".join(part.tobytes() for part in parts)
+
+
+def _lanes(codes: np.ndarray) -> int:
+    wanted = max(_entropy(codes) // LANE, len(codes) // STEPS)
+    return int(np.clip(wanted, 1, min(MAX_LANES, max(len(codes), 1))))
 
 
 def _entropy(codes: np.ndarray) -> float:
@@ -144,6 +152,8 @@ def decode(stream: bytes, symbols: int, count: int) -> np.ndarray:
     head = 2 + 4 * lanes
     if len(stream) < head or len(stream) % 2 or not 1 <= lanes <= max(count, 1):
         raise ValueError("The stream is cut off.")
+    if count > PER_BYTE * len(stream):
+        raise ValueError(f"A stream of {len(stream)} bytes cannot hold {count} codes.")
     states = np.frombuffer(stream[2:head], "<u4").astype(np.int64)
     words, at = np.frombuffer(stream[head:], "<u2").astype(np.int64), 0
     steps = -(-count // lanes)

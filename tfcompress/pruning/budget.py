@@ -21,7 +21,7 @@ from tfcompress.selection import Masks, Scores, Selection
 
 Over = dict[str, tuple[float, float]]  # cost -> (value, limit), where the value is above it
 ROUNDS = 6  # of predicting and measuring
-NEAR = 0.85  # the share of a limit above which nothing larger is looked for
+NEAR = 0.92  # the share of a limit above which nothing larger is looked for
 WIDTHS = (4, 8, 16)  # a width may run faster when widened to a multiple of these
 
 
