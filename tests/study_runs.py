@@ -42,7 +42,10 @@ RUNS = {
     "run_sparse_cifar10.py": ["dense", "unstructured", "blocks of 16"],
     "everything.py": ["dense", "trained longer", "group lasso", "pruned", "distilled", "shared", "int8"],
     "deep_compression.py": ["dense", "pruned", "shared"],
-    "distill_cifar10.py": ["teacher", "none", "hinton", "neurons", "none", "hinton"],
+    "distill_cifar10.py": [
+        *["teacher", "none", "hinton", "neurons, 0.1", "neurons, 1.0", "neurons, 10.0", "neurons"],
+        *["none", "hinton"],
+    ],
     "prune_by_energy_cifar10.py": ["dense", "energy", "magnitude"],
     "compare_criteria_cifar10.py": ["dense", "l1", "apoz", "random", "scratch"],
 }

@@ -22,8 +22,8 @@ class ChannelShuffle(keras.layers.Layer):
         permutation: instead of `groups`: output channel *k* is input channel `permutation[k]`.
 
     Raises:
-        ValueError: not exactly one of the two is given, the permutation is none, or the channels
-            do not fit.
+        ValueError: not exactly one of the two is given, groups are no whole number above 0, the permutation
+            is none, or the channels do not fit.
 
     >>> import numpy as np
     >>> shuffle = ChannelShuffle(groups=2)
@@ -35,6 +35,8 @@ class ChannelShuffle(keras.layers.Layer):
         super().__init__(**kwargs)
         if (groups is None) == (permutation is None):
             raise ValueError(f"Give either groups or permutation, got {groups} and {permutation}.")
+        if permutation is None and (not isinstance(groups, int) or groups < 1):
+            raise ValueError(f"groups must be a whole number above 0, got {groups!r}.")
         if permutation is not None and sorted(permutation) != list(range(len(permutation))):
             raise ValueError(
                 f"permutation must hold each of 0 ... {len(permutation) - 1} once, got {permutation}."
@@ -47,11 +49,10 @@ class ChannelShuffle(keras.layers.Layer):
     def build(self, input_shape: tuple) -> None:
         channels = input_shape[-1]
         if self.permutation is None:
-            groups = self.groups or 1
-            if channels % groups:
-                raise ValueError(f"'{self.name}': {groups} groups do not divide {channels} channels.")
-            size = channels // groups
-            self.permutation = [group * size + place for place in range(size) for group in range(groups)]
+            if channels % self.groups:
+                raise ValueError(f"'{self.name}': {self.groups} groups do not divide {channels} channels.")
+            size = channels // self.groups
+            self.permutation = [place for first in range(size) for place in range(first, channels, size)]
         if len(self.permutation) != channels:
             raise ValueError(
                 f"'{self.name}' orders {len(self.permutation)} channels, its input has {channels}."
