@@ -36,6 +36,11 @@ class Layout:
         channels = math.prod(shape[axis] for axis in self.channels)
         return outputs, math.prod(shape) // max(outputs * channels, 1), channels
 
+    def taps(self, rank: int) -> list[int]:
+        """The axes that run over taps, in a kernel of so many axes; there are none but in convolutions."""
+        others = [axis % rank for axis in self.outputs + self.channels]
+        return [axis for axis in range(rank) if axis not in others]
+
     def lower(self, kernel: np.ndarray) -> np.ndarray:
         """The kernel as `(outputs, taps, channels)`.
 
@@ -53,8 +58,7 @@ class Layout:
         """The axes in the order outputs, taps, channels, counted from 0."""
         outputs = [axis % rank for axis in self.outputs]
         channels = [axis % rank for axis in self.channels]
-        taps = [axis for axis in range(rank) if axis not in outputs + channels]
-        return outputs + taps + channels
+        return outputs + self.taps(rank) + channels
 
 
 def kernels(layer: Any) -> list[tuple[keras.Variable, Layout]]:

@@ -1,6 +1,12 @@
 """Files of arrays come back bit for bit; damaged and hostile ones are clear errors."""
 
+import contextlib
+import dataclasses
+import functools
 import json
+import operator
+import tracemalloc
+import weakref
 import zlib
 
 import numpy as np
@@ -115,6 +121,66 @@ def test_forged_headers_are_refused(tmp_path, change):
     path = forged(tmp_path / "a.tfc", json.dumps(header).encode())
     with pytest.raises(container.FormatError):
         list(container.read(path).arrays())
+
+
+NUMBERS = st.one_of(st.integers(-3, 300), st.sampled_from([2**15, 2**31, 2**47, 2**62]))
+ANYTHING = st.one_of(NUMBERS, st.none(), st.booleans(), st.text(max_size=5), st.floats(), st.lists(NUMBERS))
+
+
+def leaves(node, path=()):
+    """The paths of all that is in a piece of JSON."""
+    inner = node.items() if isinstance(node, dict) else enumerate(node) if isinstance(node, list) else ()
+    for key, value in inner:
+        yield (*path, key)
+        yield from leaves(value, (*path, key))
+
+
+@given(data=st.data())
+def test_forged_entries_are_refused_or_arrays_never_a_crash(data, tmp_path_factory):
+    """With checksums that fit: whoever forges a file makes these, too. Memory is that of shapes at most."""
+    path = written(tmp_path_factory.mktemp("forged") / "a.tfc")
+    opened = container.read(path)
+    content = json.loads(json.dumps({"arrays": [dataclasses.asdict(entry) for entry in opened.entries]}))
+    for _ in range(data.draw(st.integers(1, 3))):
+        *above, last = data.draw(st.sampled_from(list(leaves(content))))
+        place = functools.reduce(operator.getitem, above, content)
+        if data.draw(st.booleans()):
+            place[last] = data.draw(ANYTHING)
+        else:
+            del place[last]
+        if not content.get("arrays"):
+            break
+    streams = path.read_bytes()[opened.overhead :]
+    forged(path, json.dumps(content).encode(), streams)
+    tracemalloc.start()
+    try:
+        with contextlib.suppress(container.FormatError):
+            for entry, array in container.read(path).arrays():
+                assert array.shape == entry.shape
+        assert tracemalloc.get_traced_memory()[1] < 50e6
+    finally:
+        tracemalloc.stop()
+
+
+def test_arrays_are_decoded_one_after_another(tmp_path):
+    seen = []
+    for _, array in container.read(written(tmp_path / "a.tfc")).arrays():
+        if array.ndim:
+            assert not any(earlier() is not None for earlier in seen)
+            seen.append(weakref.ref(array))
+        del array
+    assert len(seen) == 4
+
+
+def test_few_bytes_that_claim_to_be_a_huge_array_are_refused(tmp_path):
+    container.write(tmp_path / "a.tfc", {}, [("zeros", np.zeros((100, 100), "float32"))])
+    entry = dataclasses.asdict(container.read(tmp_path / "a.tfc").entries[0])
+    assert entry["kind"] == "gaps" and sum(entry["sizes"]) < 40
+    header = {"arrays": [{**entry, "shape": [2**20, 2**20]}]}
+    streams = (tmp_path / "a.tfc").read_bytes()[-sum(entry["sizes"]) :]
+    path = forged(tmp_path / "b.tfc", json.dumps(header).encode(), streams)
+    with pytest.raises(container.FormatError, match="bytes are arrays of 4398046511104"):
+        container.read(path)
 
 
 @pytest.mark.parametrize(

@@ -111,6 +111,16 @@ def test_bits_are_those_of_the_paper_or_said_layer_by_layer():
     assert [wrapper.name for wrapper in wrappers(share(model, 3, exclude="head"))] == ["first", "second"]
 
 
+@pytest.mark.parametrize("name", LAYERS)
+def test_all_convolutions_have_the_bits_of_convolutions(name):
+    make, shape = LAYERS[name]
+    x = keras.Input(shape)
+    layer = make()
+    model = keras.Model(x, layer(x, x) if name == "attention" else layer(x))
+    convolution = name not in {"dense", "lstm", "bidirectional", "attention"}
+    assert wrappers(share(model))[0].bits == (8 if convolution else 5)
+
+
 def test_a_step_moves_each_value_by_the_sum_of_the_derivatives_of_those_that_share_it():
     model = sparse()
     x, y = data()

@@ -83,20 +83,25 @@ def decode(coded: Coded, shape: tuple[int, ...], dtype: Any) -> np.ndarray:
     """
     if coded.kind not in KINDS:
         raise ValueError(f"There is no coding '{coded.kind}': the file is of a newer version, or damaged.")
-    order = [int(axis) for axis in coded.settings.get("order", range(len(shape)))]
-    if sorted(order) != list(range(len(shape))):
-        raise ValueError(f"The order of axes {order} does not fit the shape {shape}.")
     dtype, count = np.dtype(dtype), math.prod(shape)
     try:
+        order = _checked_order(coded.settings.get("order", range(len(shape))), len(shape))
         patterns = KINDS[coded.kind].decode(coded, count, np.dtype(f"u{dtype.itemsize}"))
     except (KeyError, IndexError, TypeError, lzma.LZMAError, OverflowError) as error:
         raise ValueError(f"The streams of a {coded.kind} are damaged: {error!r}.") from error
     if len(patterns) != count:
         raise ValueError(f"The streams hold {len(patterns)} entries, not the {count} of the shape {shape}.")
+    if not shape:
+        return patterns.view(dtype)[0]
     moved = [shape[axis] for axis in order]
-    return (
-        patterns.view(dtype).reshape(moved).transpose(np.argsort(order)) if shape else patterns.view(dtype)[0]
-    )
+    return patterns.view(dtype).reshape(moved).transpose(np.argsort(order))
+
+
+def _checked_order(given: Any, axes: int) -> list[int]:
+    order = [int(axis) for axis in given]
+    if sorted(order) != list(range(axes)):
+        raise ValueError(f"The order of axes {order} does not fit {axes} axes.")
+    return order
 
 
 def _orders(axes: int) -> list[list[int]]:

@@ -32,6 +32,7 @@ SIGNATURE = b"\x89TFC\r\n\x1a\n"
 VERSION = 1
 _FIXED = struct.Struct("<8sHII")
 MAX_HEADER = 2**28  # bytes, unpacked
+MAX_RATIO = 2**20  # of all arrays to the file; nothing but zeros comes near
 DTYPES = frozenset(
     "float16 float32 float64 bfloat16 int8 int16 int32 int64 uint8 uint16 uint32 uint64 bool".split()
 )
@@ -169,6 +170,9 @@ def read(path: Path) -> Opened:
     overhead = _FIXED.size + length
     if overhead + sum(sum(entry.sizes) for entry in entries) != size:
         raise FormatError(f"'{path}' is cut off, or longer than its header says.")
+    dense = sum(entry.dense_bytes for entry in entries)
+    if dense > MAX_RATIO * size:
+        raise FormatError(f"'{path}' says that its {size} bytes are arrays of {dense}, which is never so.")
     return Opened(path, header, entries, size, overhead)
 
 

@@ -8,6 +8,7 @@ import numpy as np
 
 from tfcompress import _calls, _cloning
 from tfcompress._arrays import to_numpy
+from tfcompress._kernels import kernels
 from tfcompress._names import Patterns, shares
 from tfcompress.coding import kmeans
 from tfcompress.layers.masked import MaskedLayer
@@ -83,8 +84,8 @@ def share(
 
 
 def _of_the_paper(layer: keras.layers.Layer) -> int:
-    kinds = (keras.layers.Conv1D, keras.layers.Conv2D, keras.layers.Conv3D)
-    return BITS["convolution" if isinstance(layer, kinds) else "dense"]
+    taps = any(layout.taps(len(weight.shape)) for weight, layout in kernels(layer))
+    return BITS["convolution" if taps else "dense"]
 
 
 def _fill(layer: SharedLayer, method: str, seed: int) -> None:
