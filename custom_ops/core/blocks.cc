@@ -23,7 +23,7 @@ int64_t RowsRead(const tfc_shape& s, int64_t outputs) {
 
 // All of an image that fits in a part of the second-level cache, but whole tiles.
 void CutBands(const tfc_shape& s, OutputSize size, BlockTiling* t) {
-  const int64_t row_bytes = int64_t{t->width} * s.channels * static_cast<int64_t>(sizeof(float));
+  const int64_t row_bytes = int64_t{t->width} * t->words * kWordBytes;
   int32_t rows = t->tile.rows;
   while (rows + t->tile.rows <= size.height && RowsRead(s, rows + t->tile.rows) * row_bytes <= Caches().sums) {
     rows += t->tile.rows;
@@ -32,68 +32,80 @@ void CutBands(const tfc_shape& s, OutputSize size, BlockTiling* t) {
   t->bands = std::max(1, size.height / rows);
 }
 
-bool Cut(const BlockTile& tile, const tfc_shape& s, OutputSize size, const Work& work, BlockTiling* t) {
+bool Cut(const BlockKernel& kernel, const BlockTile& tile, const tfc_shape& s, OutputSize size, const Work& work,
+         BlockTiling* t) {
   if (tile.rows > size.height || tile.columns > size.width) return false;
   t->tile = tile;
-  t->copies = s.pad_top + int64_t{s.pad_bottom} + s.pad_left + s.pad_right > 0;
+  t->depth = kernel.depth;
+  t->words = CeilDiv(s.channels, kernel.depth);
+  const bool padded = s.pad_top + int64_t{s.pad_bottom} + s.pad_left + s.pad_right > 0;
+  t->copies = padded || kernel.flip != 0 || s.channels % kernel.depth != 0;
   const int64_t width =
-      t->copies ? std::max<int64_t>(Span(size.width, s.stride_width, s.kernel_width, s.dilation_width), 1)
-                : s.width;
-  const int64_t tile_floats = RowsRead(s, tile.rows) * width * s.channels;
-  if (tile_floats > std::numeric_limits<int32_t>::max() / 2) return false;
+      padded ? std::max<int64_t>(Span(size.width, s.stride_width, s.kernel_width, s.dilation_width), 1) : s.width;
+  const int64_t tile_words = RowsRead(s, tile.rows) * width * t->words;
+  if (tile_words > std::numeric_limits<int32_t>::max() / 2) return false;
   t->width = static_cast<int32_t>(width);
   CutBands(s, size, t);
   const int64_t window =
       RowsRead(s, tile.rows) * Span(tile.columns, s.stride_width, s.kernel_width, s.dilation_width);
-  const int64_t channels = Caches().block / static_cast<int64_t>(sizeof(float)) / window / kLanes * kLanes;
-  t->block_channels = static_cast<int32_t>(std::clamp<int64_t>(channels, kLanes, std::max(s.channels, kLanes)));
+  const int64_t words = Caches().block / kWordBytes / window / kLanes * kLanes;
+  // Sums of int8 stay in registers, from the first channel to the last.
+  t->block_words = kernel.depth > 1
+                       ? t->words
+                       : static_cast<int32_t>(std::clamp<int64_t>(words, kLanes, std::max(t->words, kLanes)));
   const int32_t blocks = CeilDiv(s.filters, kLanes);
-  const double bytes_per_block = static_cast<double>(work.blocks) * kLanes * sizeof(float) / blocks;
+  const double bytes_per_block = static_cast<double>(work.blocks) * kLanes * kWordBytes / blocks;
   t->chunk_blocks = std::clamp(static_cast<int32_t>(Caches().sums / std::max(bytes_per_block, 1.0)), 1, blocks);
   return true;
 }
 
 // An entry of the stream before it is in its place.
 struct Entry {
-  int32_t block, channel, offset;
-  int32_t source[kLanes];
+  int32_t block, word, offset;
+  int64_t source;  // where its values begin
 };
 
-std::vector<Entry> Entries(const tfc_shape& s, const tfc_weights& weights, const BlockTiling& t) {
+// Weights come tap by tap, channel by channel: those of an entry are not all next to each other, but nothing of
+// its block of filters is between them.
+std::vector<Entry> Entries(const tfc_shape& s, const tfc_weights& weights, const BlockTiling& t,
+                           std::vector<int32_t>* source) {
   std::vector<Entry> entries;
+  std::vector<int64_t> last(CeilDiv(s.filters, kLanes), -1);  // entry of each block of filters
   for (int64_t i = 0; i < weights.count; ++i) {
     const Place at = PlaceOf(s, weights.indices[i]);
-    const int32_t block = at.filter / kLanes;
+    const int32_t block = at.filter / kLanes, word = at.channel / t.depth;
     const int32_t pixel = at.row * s.dilation_height * t.width + at.column * s.dilation_width;
-    const int32_t offset = pixel * s.channels + at.channel;
-    if (entries.empty() || entries.back().block != block || entries.back().offset != offset) {
-      entries.push_back({block, at.channel, offset, {}});
-      std::fill_n(entries.back().source, kLanes, -1);
+    const int32_t offset = pixel * t.words + word;
+    if (last[block] < 0 || entries[last[block]].offset != offset) {
+      last[block] = static_cast<int64_t>(entries.size());
+      entries.push_back({block, word, offset, static_cast<int64_t>(source->size())});
+      source->resize(source->size() + kLanes * t.depth, -1);
     }
-    entries.back().source[at.filter % kLanes] = static_cast<int32_t>(i);
+    const int64_t place = entries[last[block]].source + at.filter % kLanes * t.depth + at.channel % t.depth;
+    (*source)[place] = static_cast<int32_t>(i);
   }
   return entries;
 }
 
 }  // namespace
 
-int64_t CountBlocks(const tfc_shape& shape, const tfc_weights& weights) {
+int64_t CountBlocks(const tfc_shape& shape, const tfc_weights& weights, int32_t depth) {
   int64_t count = 0;
-  int32_t block = -1, channel = -1, place = -1;
+  const int64_t words = CeilDiv(shape.channels, depth);
+  std::vector<int64_t> last(CeilDiv(shape.filters, kLanes), -1);
   for (int64_t i = 0; i < weights.count; ++i) {
     const Place at = PlaceOf(shape, weights.indices[i]);
-    const int32_t tap = at.row * shape.kernel_width + at.column;
-    count += at.filter / kLanes != block || at.channel != channel || tap != place;
-    block = at.filter / kLanes;
-    channel = at.channel;
-    place = tap;
+    const int64_t tap = int64_t{at.row} * shape.kernel_width + at.column;
+    const int64_t place = tap * words + at.channel / depth;
+    count += last[at.filter / kLanes] != place;
+    last[at.filter / kLanes] = place;
   }
   return count;
 }
 
 Costs BlockCounts(const BlockTiling& t, const tfc_shape& s, OutputSize size, const Work& work) {
   const double tiles = double(CeilDiv(size.height, t.tile.rows)) * CeilDiv(size.width, t.tile.columns);
-  const double steps = CeilDiv(s.channels, t.block_channels), blocks = CeilDiv(s.filters, kLanes);
+  const double steps = CeilDiv(t.words, t.block_words), blocks = CeilDiv(s.filters, kLanes);
   const double pixels = t.tile.rows * t.tile.columns, entries = static_cast<double>(work.blocks);
   Costs counts{};
   counts[kRegion] = t.bands;
@@ -101,8 +113,8 @@ Costs BlockCounts(const BlockTiling& t, const tfc_shape& s, OutputSize size, con
   counts[kBlockSum] = counts[kBlock] * pixels;
   counts[kEntry] = tiles * entries;
   counts[kEntryVector] = counts[kEntry] * pixels;
-  AddBytes(entries * (sizeof(int32_t) + kLanes * sizeof(float)), &counts);
-  if (t.copies) counts[kCopied] = double(t.bands) * RowsRead(s, t.band_rows) * t.width * s.channels / kLanes;
+  AddBytes(entries * (sizeof(int32_t) + kLanes * kWordBytes), &counts);
+  if (t.copies) counts[kCopied] = double(t.bands) * RowsRead(s, t.band_rows) * t.width * t.words / kLanes;
   return counts;
 }
 
@@ -111,7 +123,7 @@ BlockTiling ChooseBlockTiling(const BlockKernel& kernel, const tfc_shape& shape,
   BlockTiling best{}, tiling{};
   double least = std::numeric_limits<double>::infinity();
   for (int32_t i = 0; i < kernel.tile_count; ++i) {
-    if (!Cut(kernel.tiles[i], shape, size, work, &tiling)) continue;
+    if (!Cut(kernel, kernel.tiles[i], shape, size, work, &tiling)) continue;
     const double cost = Total(BlockCounts(tiling, shape, size, work), kTypical);
     if (cost >= least) continue;
     least = cost;
@@ -122,13 +134,14 @@ BlockTiling ChooseBlockTiling(const BlockKernel& kernel, const tfc_shape& shape,
 
 void FillBlockStream(const tfc_shape& shape, const tfc_weights& weights, const BlockTiling& tiling,
                      BlockStream* stream, std::vector<int32_t>* source) {
-  std::vector<Entry> entries = Entries(shape, weights, tiling);
-  const auto step_of = [&](const Entry& entry) { return entry.channel / tiling.block_channels; };
+  std::vector<int32_t> unsorted;
+  std::vector<Entry> entries = Entries(shape, weights, tiling, &unsorted);
+  const auto step_of = [&](const Entry& entry) { return entry.word / tiling.block_words; };
   const auto chunk_of = [&](const Entry& entry) { return entry.block / tiling.chunk_blocks; };
   std::stable_sort(entries.begin(), entries.end(), [&](const Entry& a, const Entry& b) {
     return std::make_tuple(chunk_of(a), step_of(a), a.block) < std::make_tuple(chunk_of(b), step_of(b), b.block);
   });
-  const int32_t blocks = CeilDiv(shape.filters, kLanes), steps = CeilDiv(shape.channels, tiling.block_channels);
+  const int32_t blocks = CeilDiv(shape.filters, kLanes), steps = CeilDiv(tiling.words, tiling.block_words);
   auto entry = entries.begin();
   for (int32_t first = 0; first < blocks; first += tiling.chunk_blocks) {
     BlockChunk chunk = {first, std::min(tiling.chunk_blocks, blocks - first), {}};
@@ -151,7 +164,8 @@ void FillBlockStream(const tfc_shape& shape, const tfc_weights& weights, const B
   }
   for (const Entry& each : entries) {
     stream->offsets.push_back(each.offset);
-    source->insert(source->end(), each.source, each.source + kLanes);
+    const auto values = unsorted.begin() + each.source;
+    source->insert(source->end(), values, values + kLanes * tiling.depth);
   }
 }
 

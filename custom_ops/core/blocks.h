@@ -13,10 +13,11 @@ namespace tfc {
 
 struct BlockTiling {
   BlockTile tile;
+  int32_t depth, words;      // input channels in a word, words of a pixel
   bool copies;               // whether rows are copied, to have zeros around them
   int32_t width;             // pixels of a row that is read
   int32_t bands, band_rows;  // rows of outputs that are made together; the last band has those that remain
-  int32_t block_channels;    // so many are in the first-level cache at a time
+  int32_t block_words;       // so many of each pixel are in the first-level cache at a time
   int32_t chunk_blocks;      // so many blocks of filters have weights that fit in the second-level cache
 
   // Threads take some rows of tiles of a band each, or columns where there is but one row.
@@ -42,15 +43,16 @@ struct BlockStream {
   std::vector<int32_t> offsets;  // by entry, as `BlockJob` has them
 };
 
-// How many blocks of 16 filters have any weight at a tap of a channel, over all of these.
-int64_t CountBlocks(const tfc_shape& shape, const tfc_weights& weights);
+// How many blocks of 16 filters have any weight at a tap of a word, over all of these.
+int64_t CountBlocks(const tfc_shape& shape, const tfc_weights& weights, int32_t depth);
 
 // The one that seems fastest; `tile.run` is NULL if none fits. `work.blocks` is what CountBlocks says.
 BlockTiling ChooseBlockTiling(const BlockKernel& kernel, const tfc_shape& shape, OutputSize size,
                               const Work& work);
 Costs BlockCounts(const BlockTiling& tiling, const tfc_shape& shape, OutputSize size, const Work& work);
 
-// `source` gets, for the 16 values of each entry in turn, which of the weights given it is, or -1.
+// `source` gets, for the values of each entry in turn, `depth` of each filter, which of the weights given it is,
+// or -1.
 void FillBlockStream(const tfc_shape& shape, const tfc_weights& weights, const BlockTiling& tiling,
                      BlockStream* stream, std::vector<int32_t>* source);
 

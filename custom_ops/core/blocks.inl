@@ -17,7 +17,7 @@ inline void StoreSome(float* to, int32_t count, Vector v) {
 template <int rows, int columns, bool full>
 void RunBlock(const BlockJob& job, ptrdiff_t filter, int32_t count, const int32_t* offsets, const float* values) {
   Vector sum[rows][columns];
-  const Vector bias = job.bias != nullptr ? Load(job.bias + filter) : Fill(0.0f);
+  const Vector bias = job.bias != nullptr ? Load(static_cast<const float*>(job.bias) + filter) : Fill(0.0f);
   for (int r = 0; r < rows; ++r) {
     for (int c = 0; c < columns; ++c) sum[r][c] = bias;
   }
@@ -30,9 +30,10 @@ void RunBlock(const BlockJob& job, ptrdiff_t filter, int32_t count, const int32_
       }
     }
   }
+  const auto* input = static_cast<const float*>(job.input);
   for (int32_t i = 0; i < count; ++i) {
     const Vector value = Load(values + static_cast<ptrdiff_t>(i) * kLanes);
-    const float* row = job.input + offsets[i];
+    const float* row = input + offsets[i];
     for (int r = 0; r < rows; ++r, row += job.input_row) {
       for (int c = 0; c < columns; ++c) {
         sum[r][c] = MultiplyAdd(value, Fill(row[c * job.input_column]), sum[r][c]);
@@ -45,7 +46,7 @@ void RunBlock(const BlockJob& job, ptrdiff_t filter, int32_t count, const int32_
       for (int c = 0; c < columns; ++c) sum[r][c] = Clamp(sum[r][c], low, high);
     }
   }
-  float* output = job.output + filter;
+  float* output = static_cast<float*>(job.output) + filter;
   for (int r = 0; r < rows; ++r) {
     for (int c = 0; c < columns; ++c) {
       float* to = output + r * job.output_row + c * job.output_column;
@@ -61,7 +62,7 @@ void RunBlock(const BlockJob& job, ptrdiff_t filter, int32_t count, const int32_
 template <int rows, int columns>
 void RunBlocks(const BlockJob& job) {
   const int32_t* offsets = job.offsets;
-  const float* values = job.values;
+  const auto* values = static_cast<const float*>(job.values);
   for (int32_t b = 0; b < job.blocks; ++b) {
     const bool full = b + 1 < job.blocks || job.tail == kLanes;
     const auto run = full ? RunBlock<rows, columns, true> : RunBlock<rows, columns, false>;

@@ -2,7 +2,7 @@
 // compiled for instructions that a processor may lack, and inline code shared with them could end up being
 // theirs. For the same reason they include this header and nothing of the C++ library.
 //
-// A *vector* is 16 floats, one cache line, on every backend. There are two kinds of kernels. In one, the lanes of
+// A *vector* is 16 words of four bytes, one cache line, on every backend. There are two kinds of kernels. In one, the lanes of
 // a vector belong to 16 parts of the map, so that moving by a tap, a stride or a dilation moves by whole vectors,
 // and any weights may be zero. In the other, the lanes are 16 filters, and what is left out are blocks of
 // 16 weights; maps are read and written as they are.
@@ -15,6 +15,7 @@
 namespace tfc {
 
 constexpr int kLanes = 16;
+constexpr int kWordBytes = 4;
 
 // The sums of some filters over a block of input channels, for one register tile of rows x columns vectors.
 struct TileJob {
@@ -90,25 +91,32 @@ struct LaneKernel {
   void (*unpack)(const UnpackJob& job);
 };
 
-// The sums of some blocks of 16 filters over a block of input channels, for one tile of rows x columns pixels.
+// The outputs of some blocks of 16 filters over a block of input channels, for one tile of rows x columns pixels.
+// Inputs are words of four bytes: a channel in float32, or four neighbouring ones in int8.
 struct BlockJob {
   // Per block of filters in turn: how many blocks of weights it has, and then for each of them how far its input
-  // is from a pixel's, and its 16 values.
+  // is from a pixel's, and its 64 bytes: a word for each filter.
   const int32_t* counts;
-  const int32_t* offsets;  // in floats
-  const float* values;
+  const int32_t* offsets;  // in words
+  const void* values;
   int32_t blocks;
   int32_t tail;  // filters of the last block, 1 to 16
 
-  const float* input;                 // of the tile's first pixel
-  ptrdiff_t input_row, input_column;  // from one output of the tile to the next, in floats
+  const void* input;                  // of the tile's first pixel
+  ptrdiff_t input_row, input_column;  // from one output of the tile to the next, in words
 
-  float* output;       // of the first block of filters
-  const float* begin;  // likewise, what sums begin with; may be `output`; NULL for nothing
-  ptrdiff_t output_row, output_column;
-  const float* bias;  // of the first block, full blocks, which sums begin with besides; NULL for nothing
-  bool last;          // whether to clamp to [low, high]
-  float low, high;
+  void* output;                         // of the first block of filters
+  ptrdiff_t output_row, output_column;  // in numbers of the output
+  const void* bias;                     // of the first block, full blocks, which sums begin with; NULL for nothing
+  float low, high;                      // outputs are clamped to that, in int8 before `zero` is added
+
+  // In float32:
+  const float* begin;  // like the output, what sums begin with besides; may be it; NULL for nothing
+  bool last;           // whether to clamp
+
+  // In int8, where there is but one block of channels, and sums are whole numbers:
+  const float* scales;  // of the first block: an output is its sum times that, rounded, and
+  int32_t zero;         // this more
 };
 
 struct BlockTile {
@@ -119,6 +127,8 @@ struct BlockTile {
 struct BlockKernel {
   const BlockTile* tiles;
   int32_t tile_count;
+  int32_t depth;  // input channels in a word: 1 in float32, 4 in int8
+  uint8_t flip;   // what the bytes of an int8 input are combined with, exclusively or, before they are read
 };
 
 struct Kernel {
@@ -131,7 +141,7 @@ struct Kernel {
   const BlockKernel* blocks;
 };
 
-// Every kernel there is, best first. A new one is a file, and a line here and in the build.
+// Every kernel there is, best first, by the type of maps. A new one is a file, and a line here and in the build.
 #define TFC_KERNELS(X) \
   X(LanesAvx512)       \
   X(BlocksAvx512)      \
@@ -142,8 +152,13 @@ struct Kernel {
   X(LanesPortable)     \
   X(BlocksPortable)
 
+#define TFC_INT8_KERNELS(X) \
+  X(Int8BlocksVnni)        \
+  X(Int8BlocksPortable)
+
 #define TFC_DECLARE(name) extern const Kernel k##name;
 TFC_KERNELS(TFC_DECLARE)
+TFC_INT8_KERNELS(TFC_DECLARE)
 #undef TFC_DECLARE
 
 }  // namespace tfc

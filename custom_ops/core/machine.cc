@@ -280,7 +280,7 @@ tfc_status tfc_measure_machine(const char* kernel, tfc_machine* machine) {
   if (machine == nullptr) return TFC_BAD_ARGUMENT;
   try {
     std::vector<const tfc::Kernel*> kernels;
-    if (const auto status = tfc::FindKernels(kernel, &kernels)) return status;
+    if (const auto status = tfc::FindKernels(tfc::kFloat32, kernel, &kernels)) return status;
     return tfc::MeasureMachine(kernels, machine);
   } catch (const std::bad_alloc&) {
     return TFC_NO_MEMORY;
@@ -298,7 +298,7 @@ tfc_status tfc_predict(const tfc_shape* shape, const tfc_weight_counts* counts, 
     tfc::Costs each;
     std::copy(std::begin(machine->steps), std::end(machine->steps), each.begin());
     tfc::Outline outline;
-    if (const auto status = tfc::MakeOutline(*shape, *counts, *options, each, &outline)) return status;
+    if (const auto status = tfc::MakeOutline(tfc::kFloat32, *shape, *counts, *options, each, &outline)) return status;
     prediction->dense_seconds = tfc::DenseSeconds(*shape, size, machine->dense, each, threads);
     prediction->sparse_seconds = tfc::SparseSeconds(outline, each, threads);
     prediction->kernel = outline.kernel->name;

@@ -1,16 +1,24 @@
 #include "outline.h"
 
+#include <cstddef>
 #include <cstring>
 #include <limits>
 
 namespace tfc {
 namespace {
 
-constexpr const Kernel* kKernels[] = {
 #define TFC_ADDRESS(name) &k##name,
-    TFC_KERNELS(TFC_ADDRESS)
+constexpr const Kernel* kFloat32Kernels[] = {TFC_KERNELS(TFC_ADDRESS)};
+constexpr const Kernel* kInt8Kernels[] = {TFC_INT8_KERNELS(TFC_ADDRESS)};
 #undef TFC_ADDRESS
-};
+
+template <size_t count>
+const Kernel* CompiledAt(const Kernel* const (&kernels)[count], int32_t index) {
+  for (const Kernel* kernel : kernels) {
+    if (kernel->supported != nullptr && index-- == 0) return kernel;
+  }
+  return nullptr;
+}
 
 // Whether every pixel is read by itself.
 bool Pointwise(const tfc_shape& s) {
@@ -53,16 +61,13 @@ bool Cut(Outline* o) {
 
 }  // namespace
 
-const Kernel* KernelAt(int32_t index) {
-  for (const Kernel* kernel : kKernels) {
-    if (kernel->supported != nullptr && index-- == 0) return kernel;
-  }
-  return nullptr;
+const Kernel* KernelAt(Type type, int32_t index) {
+  return type == kInt8 ? CompiledAt(kInt8Kernels, index) : CompiledAt(kFloat32Kernels, index);
 }
 
-tfc_status FindKernels(const char* name, std::vector<const Kernel*>* found) {
+tfc_status FindKernels(Type type, const char* name, std::vector<const Kernel*>* found) {
   bool lanes = false, blocks = false, known = false;
-  for (int32_t i = 0; const Kernel* kernel = KernelAt(i); ++i) {
+  for (int32_t i = 0; const Kernel* kernel = KernelAt(type, i); ++i) {
     if (name != nullptr && std::strcmp(kernel->name, name) != 0) continue;
     known = true;
     bool& have = kernel->lanes != nullptr ? lanes : blocks;
@@ -79,12 +84,12 @@ Costs CountsOf(const Outline& o) {
                                     : BlockCounts(o.block_tiling, o.shape, o.size, o.work);
 }
 
-tfc_status MakeOutline(const tfc_shape& shape, const tfc_weight_counts& counts, const tfc_options& options,
-                       const Costs& each, Outline* made) {
+tfc_status MakeOutline(Type type, const tfc_shape& shape, const tfc_weight_counts& counts,
+                       const tfc_options& options, const Costs& each, Outline* made) {
   Outline outline{};
   if (const auto status = CheckShape(shape, &outline.size)) return status;
   std::vector<const Kernel*> kernels;
-  if (const auto status = FindKernels(options.kernel, &kernels)) return status;
+  if (const auto status = FindKernels(type, options.kernel, &kernels)) return status;
   outline.shape = shape;
   Work& work = outline.work;
   work.tiled = {options.tiled_input != 0, options.tiled_residual != 0, options.tiled_output != 0};

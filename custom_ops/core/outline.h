@@ -22,13 +22,16 @@ struct Outline {
   BlockTiling block_tiling;  // where they are filters
 };
 
-// The kernels that are in this build, and of these the one of that name, or the best of each kind.
-const Kernel* KernelAt(int32_t index);
-tfc_status FindKernels(const char* name, std::vector<const Kernel*>* found);
+enum Type { kFloat32, kInt8 };
+
+// The kernels for maps of a type that are in this build, and of these the one of that name, or the best of each
+// kind.
+const Kernel* KernelAt(Type type, int32_t index);
+tfc_status FindKernels(Type type, const char* name, std::vector<const Kernel*>* found);
 
 // The outline that takes least if steps take `each`.
-tfc_status MakeOutline(const tfc_shape& shape, const tfc_weight_counts& counts, const tfc_options& options,
-                       const Costs& each, Outline* made);
+tfc_status MakeOutline(Type type, const tfc_shape& shape, const tfc_weight_counts& counts,
+                       const tfc_options& options, const Costs& each, Outline* made);
 
 // How often it takes each kind of step.
 Costs CountsOf(const Outline& outline);

@@ -12,19 +12,22 @@
 namespace tfc {
 namespace {
 
-tfc_status MakeStructure(const tfc_shape& shape, const tfc_weights& weights, tfc_activation activation,
+// The values of the weights are not looked at.
+tfc_status MakeStructure(Type type, const tfc_shape& shape, const tfc_weights& weights, tfc_activation activation,
                          const tfc_options& options, std::shared_ptr<const Structure>* made) {
   OutputSize size;
   if (const auto status = CheckShape(shape, &size)) return status;
   if (const auto status = CheckIndices(shape, weights)) return status;
   auto structure = std::make_shared<Structure>();
   if (const auto status = CheckActivation(activation, &structure->range)) return status;
+  structure->type = type;
   structure->weights = weights.count;
   Stream& stream = structure->stream;
   AssignPlanes(shape, weights, &stream);
   Outline& outline = structure->outline;
-  const tfc_weight_counts counts = {weights.count, CountBlocks(shape, weights), stream.plane_count};
-  if (const auto status = MakeOutline(shape, counts, options, kTypical, &outline)) return status;
+  const int32_t depth = type == kInt8 ? 4 : 1;
+  const tfc_weight_counts counts = {weights.count, CountBlocks(shape, weights, depth), stream.plane_count};
+  if (const auto status = MakeOutline(type, shape, counts, options, kTypical, &outline)) return status;
   if (outline.kernel->blocks != nullptr) {
     FillBlockStream(outline.shape, weights, outline.block_tiling, &structure->blocks, &structure->source);
   } else {
@@ -39,7 +42,6 @@ tfc_status MakePlan(std::shared_ptr<const Structure> structure, const float* val
                     tfc_plan** made) {
   const std::vector<int32_t>& source = structure->source;
   const int32_t filters = structure->outline.shape.filters;
-  if (values == nullptr && structure->weights > 0) return TFC_BAD_ARGUMENT;
   if (const auto status = CheckFinite(values, structure->weights)) return status;
   if (bias != nullptr) {
     if (const auto status = CheckFinite(bias, filters)) return status;
@@ -49,6 +51,54 @@ tfc_status MakePlan(std::shared_ptr<const Structure> structure, const float* val
   for (const int32_t place : source) plan->values.push_back(place < 0 ? 0.0f : values[place]);
   plan->bias.assign((filters + kLanes - 1) / kLanes * kLanes, 0.0f);
   if (bias != nullptr) std::copy_n(bias, filters, plan->bias.begin());
+  plan->structure = std::move(structure);
+  *made = plan.release();
+  return TFC_OK;
+}
+
+const char* NameAt(Type type, int32_t index) {
+  const Kernel* kernel = index < 0 ? nullptr : KernelAt(type, index);
+  return kernel == nullptr ? nullptr : kernel->name;
+}
+
+int32_t SupportedAt(Type type, int32_t index) {
+  const Kernel* kernel = index < 0 ? nullptr : KernelAt(type, index);
+  return kernel != nullptr && kernel->supported();
+}
+
+bool IsByte(int32_t value) { return value >= -128 && value <= 127; }
+
+tfc_status CheckRequantization(const tfc_requantization& r, int32_t filters) {
+  if (!IsByte(r.input_zero) || !IsByte(r.output_zero) || !IsByte(r.low) || !IsByte(r.high) || r.low > r.high) {
+    return TFC_BAD_ARGUMENT;
+  }
+  if (const auto status = CheckFinite(r.scales, filters)) return status;
+  const auto positive = [](float scale) { return scale > 0.0f; };
+  return std::all_of(r.scales, r.scales + filters, positive) ? TFC_OK : TFC_BAD_ARGUMENT;
+}
+
+tfc_status MakeInt8Plan(std::shared_ptr<const Structure> structure, const tfc_int8_weights& weights,
+                        const int32_t* bias, const tfc_requantization& requantization, tfc_plan** made) {
+  const std::vector<int32_t>& source = structure->source;
+  const tfc_shape& shape = structure->outline.shape;
+  const int32_t padded = (shape.filters + kLanes - 1) / kLanes * kLanes;
+  auto plan = std::make_unique<tfc_plan>();
+  Int8Numbers& numbers = plan->int8;
+  numbers.values.reserve(source.size());
+  for (const int32_t place : source) numbers.values.push_back(place < 0 ? int8_t{0} : weights.values[place]);
+  numbers.bias.assign(padded, 0);
+  if (bias != nullptr) std::copy_n(bias, shape.filters, numbers.bias.begin());
+  // Inputs are read with their sign flipped where the kernel wants them without one: as much more.
+  const int32_t zero = requantization.input_zero + structure->outline.kernel->blocks->flip;
+  for (int64_t i = 0; i < weights.count; ++i) {
+    // Without sign: sums may overflow, and come back.
+    auto& sum = reinterpret_cast<uint32_t&>(numbers.bias[weights.indices[i] % shape.filters]);
+    sum -= static_cast<uint32_t>(zero * weights.values[i]);
+  }
+  numbers.scales.assign(padded, 1.0f);
+  std::copy_n(requantization.scales, shape.filters, numbers.scales.begin());
+  numbers.requantization = requantization;
+  numbers.requantization.scales = nullptr;
   plan->structure = std::move(structure);
   *made = plan.release();
   return TFC_OK;
@@ -70,15 +120,10 @@ const char* tfc_status_message(tfc_status status) {
   return "unknown status";
 }
 
-const char* tfc_kernel_name(int32_t index) {
-  const tfc::Kernel* kernel = index < 0 ? nullptr : tfc::KernelAt(index);
-  return kernel == nullptr ? nullptr : kernel->name;
-}
-
-int32_t tfc_kernel_supported(int32_t index) {
-  const tfc::Kernel* kernel = index < 0 ? nullptr : tfc::KernelAt(index);
-  return kernel != nullptr && kernel->supported();
-}
+const char* tfc_kernel_name(int32_t index) { return tfc::NameAt(tfc::kFloat32, index); }
+int32_t tfc_kernel_supported(int32_t index) { return tfc::SupportedAt(tfc::kFloat32, index); }
+const char* tfc_int8_kernel_name(int32_t index) { return tfc::NameAt(tfc::kInt8, index); }
+int32_t tfc_int8_kernel_supported(int32_t index) { return tfc::SupportedAt(tfc::kInt8, index); }
 
 tfc_status tfc_output_size(const tfc_shape* shape, int32_t* out_height, int32_t* out_width) {
   if (shape == nullptr || out_height == nullptr || out_width == nullptr) return TFC_BAD_ARGUMENT;
@@ -104,7 +149,9 @@ tfc_status tfc_plan_create_with(const tfc_shape* shape, const tfc_weights* weigh
   *plan = nullptr;
   try {
     std::shared_ptr<const tfc::Structure> structure;
-    if (const auto status = tfc::MakeStructure(*shape, *weights, activation, *options, &structure)) return status;
+    const auto status =
+        tfc::MakeStructure(tfc::kFloat32, *shape, *weights, activation, *options, &structure);
+    if (status != TFC_OK) return status;
     return tfc::MakePlan(std::move(structure), weights->values, bias, plan);
   } catch (const std::bad_alloc&) {
     return TFC_NO_MEMORY;
@@ -114,6 +161,7 @@ tfc_status tfc_plan_create_with(const tfc_shape* shape, const tfc_weights* weigh
 tfc_status tfc_plan_with_values(const tfc_plan* plan, const float* values, const float* bias, tfc_plan** other) {
   if (plan == nullptr || other == nullptr) return TFC_BAD_ARGUMENT;
   *other = nullptr;
+  if (plan->structure->type != tfc::kFloat32) return TFC_BAD_ARGUMENT;
   try {
     return tfc::MakePlan(plan->structure, values, bias, other);
   } catch (const std::bad_alloc&) {
@@ -128,10 +176,42 @@ tfc_status tfc_plan_run(const tfc_plan* plan, const float* input, float* output,
 tfc_status tfc_plan_run_with(const tfc_plan* plan, const float* input, const float* residual, float* output,
                              int32_t batch, int32_t threads) {
   const bool missing = plan == nullptr || ((input == nullptr || output == nullptr) && batch > 0);
-  if (missing || batch < 0 || threads < 1) return TFC_BAD_ARGUMENT;
+  if (missing || batch < 0 || threads < 1 || plan->structure->type != tfc::kFloat32) return TFC_BAD_ARGUMENT;
   if (batch == 0) return TFC_OK;
   try {
     return tfc::Run(*plan, {input, residual, output}, batch, threads);
+  } catch (const std::bad_alloc&) {
+    return TFC_NO_MEMORY;
+  }
+}
+
+tfc_status tfc_int8_plan_create(const tfc_shape* shape, const tfc_int8_weights* weights, const int32_t* bias,
+                                const tfc_requantization* requantization, const char* kernel, tfc_plan** plan) {
+  const bool missing = shape == nullptr || weights == nullptr || requantization == nullptr || plan == nullptr;
+  if (missing) return TFC_BAD_ARGUMENT;
+  *plan = nullptr;
+  if (weights->count > 0 && weights->values == nullptr) return TFC_BAD_ARGUMENT;
+  const tfc_weights places = {weights->count, weights->indices, nullptr};
+  tfc_options options = {};
+  options.kernel = kernel;
+  try {
+    std::shared_ptr<const tfc::Structure> structure;
+    const auto status = tfc::MakeStructure(tfc::kInt8, *shape, places, TFC_LINEAR, options, &structure);
+    if (status != TFC_OK) return status;
+    if (const auto wrong = tfc::CheckRequantization(*requantization, shape->filters)) return wrong;
+    return tfc::MakeInt8Plan(std::move(structure), *weights, bias, *requantization, plan);
+  } catch (const std::bad_alloc&) {
+    return TFC_NO_MEMORY;
+  }
+}
+
+tfc_status tfc_int8_plan_run(const tfc_plan* plan, const int8_t* input, int8_t* output, int32_t batch,
+                             int32_t threads) {
+  const bool missing = plan == nullptr || ((input == nullptr || output == nullptr) && batch > 0);
+  if (missing || batch < 0 || threads < 1 || plan->structure->type != tfc::kInt8) return TFC_BAD_ARGUMENT;
+  if (batch == 0) return TFC_OK;
+  try {
+    return tfc::RunBlocks(*plan, {input, nullptr, output}, batch, threads);
   } catch (const std::bad_alloc&) {
     return TFC_NO_MEMORY;
   }
@@ -145,7 +225,7 @@ tfc_status tfc_count_weights(const tfc_shape* shape, const tfc_weights* weights,
     if (const auto status = tfc::CheckIndices(*shape, *weights)) return status;
     tfc::Stream stream;
     tfc::AssignPlanes(*shape, *weights, &stream);
-    *counts = {weights->count, tfc::CountBlocks(*shape, *weights), stream.plane_count};
+    *counts = {weights->count, tfc::CountBlocks(*shape, *weights, 1), stream.plane_count};
     return TFC_OK;
   } catch (const std::bad_alloc&) {
     return TFC_NO_MEMORY;

@@ -22,6 +22,19 @@ struct Structure {
   BlockStream blocks;           // where they are filters
   int64_t weights;              // as many as were given
   std::vector<int32_t> source;  // by value of a plan: which of them it is, or -1 for a zero
+  Type type;
+};
+
+}  // namespace tfc
+
+namespace tfc {
+
+// What an int8 plan computes with.
+struct Int8Numbers {
+  std::vector<int8_t> values;  // in the order of the stream
+  std::vector<int32_t> bias;   // up to a whole vector, as are scales; what the input's zero adds is in it
+  std::vector<float> scales;
+  tfc_requantization requantization;  // but its scales
 };
 
 }  // namespace tfc
@@ -33,8 +46,11 @@ struct tfc_plan {
   tfc_plan& operator=(const tfc_plan&) = delete;
 
   std::shared_ptr<const tfc::Structure> structure;
+  // In float32:
   std::vector<float> values;  // in the order of the stream
   std::vector<float> bias;    // up to a whole vector
+  // Or in int8:
+  tfc::Int8Numbers int8;
 };
 
 #endif  // TFCOMPRESS_PLAN_H_

@@ -11,10 +11,11 @@
 
 namespace tfc {
 
+// Of floats, or of int8 and without a residual.
 struct Maps {
-  const float* input;
-  const float* residual;  // or NULL
-  float* output;
+  const void* input;
+  const void* residual;  // or NULL
+  void* output;
 };
 
 // Into how many parts the work of a region is divided: few regions may leave threads without any. Each part

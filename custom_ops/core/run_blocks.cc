@@ -23,7 +23,7 @@ class Runner {
         shape_(outline_.shape),
         tiling_(outline_.block_tiling),
         maps_(maps),
-        scratch_(tiling_.copies ? RowFloats() * RowsRead(LargestBand()) : 1) {}
+        scratch_(tiling_.copies ? RowWords() * RowsRead(LargestBand()) : 1) {}
 
   bool Ready() const { return scratch_.data() != nullptr; }
 
@@ -39,7 +39,7 @@ class Runner {
     } else {
       Cut(task, tile.rows, &first_row_, &rows_);
     }
-    const float* input = Input();
+    const void* input = Input();
     for (const BlockChunk& chunk : stream_.chunks) RunChunk(chunk, input);
   }
 
@@ -52,19 +52,19 @@ class Runner {
     *count = end - begin;
   }
 
-  size_t RowFloats() const { return static_cast<size_t>(tiling_.width) * shape_.channels; }
+  size_t RowWords() const { return static_cast<size_t>(tiling_.width) * tiling_.words; }
   int32_t RowsRead(int32_t outputs) const {
     return (outputs - 1) * shape_.stride_height + (shape_.kernel_height - 1) * shape_.dilation_height + 1;
   }
   int32_t LargestBand() const { return outline_.size.height - (tiling_.bands - 1) * tiling_.band_rows; }
 
   // What the band's first output reads first: in the image itself, or in a copy with zeros around it.
-  const float* Input() {
+  const void* Input() {
     const int64_t image = image_ * int64_t{shape_.height} * shape_.width * shape_.channels;
     const int64_t top = int64_t{first_row_} * shape_.stride_height - shape_.pad_top;
-    if (!tiling_.copies) return maps_.input + image + top * static_cast<int64_t>(RowFloats());
+    if (!tiling_.copies) return Floats(maps_.input) + image + top * static_cast<int64_t>(RowWords());
     float* to = scratch_.data();
-    for (int32_t row = 0; row < RowsRead(rows_); ++row, to += RowFloats()) CopyRow(image, top + row, to);
+    for (int32_t row = 0; row < RowsRead(rows_); ++row, to += RowWords()) CopyRow(image, top + row, to);
     return scratch_.data();
   }
 
@@ -72,15 +72,38 @@ class Runner {
     const bool on = y >= 0 && y < shape_.height;
     const int32_t left = on ? std::min(shape_.pad_left, tiling_.width) : tiling_.width;
     const int32_t inside = std::min(tiling_.width - left, shape_.width);
+    const int64_t first = image + y * shape_.width * shape_.channels;
+    if (tiling_.depth > 1) {
+      CopyBytes(first, on ? inside : 0, left, reinterpret_cast<uint8_t*>(to));
+      return;
+    }
     const int64_t channels = shape_.channels;
     std::fill_n(to, left * channels, 0.0f);
-    if (on)
-      std::copy_n(maps_.input + image + y * shape_.width * channels, inside * channels, to + left * channels);
-    std::fill(to + (left + inside) * channels, to + RowFloats(), 0.0f);
+    if (on) std::copy_n(Floats(maps_.input) + first, inside * channels, to + left * channels);
+    std::fill(to + (left + inside) * channels, to + RowWords(), 0.0f);
+  }
+
+  // `inside` pixels from that place on behind `left` ones of the padding, all of them in whole words.
+  void CopyBytes(int64_t first, int32_t inside, int32_t left, uint8_t* to) const {
+    const uint8_t flip = outline_.kernel->blocks->flip;
+    const auto zero = static_cast<uint8_t>(plan_.int8.requantization.input_zero ^ flip);
+    const int64_t pixel = int64_t{tiling_.words} * kWordBytes, channels = shape_.channels;
+    std::fill_n(to, left * pixel, zero);
+    const auto* from = static_cast<const uint8_t*>(maps_.input) + first;
+    uint8_t* at = to + left * pixel;
+    if (pixel == channels) {
+      for (int64_t i = 0; i < inside * pixel; ++i) at[i] = from[i] ^ flip;
+    } else {
+      for (int32_t i = 0; i < inside; ++i, at += pixel, from += channels) {
+        for (int64_t channel = 0; channel < channels; ++channel) at[channel] = from[channel] ^ flip;
+        std::fill(at + channels, at + pixel, zero);
+      }
+    }
+    std::fill(to + (left + inside) * pixel, to + RowWords() * kWordBytes, zero);
   }
 
   // Tiles that would end beyond the last row or column begin earlier: they make some outputs again.
-  void RunChunk(const BlockChunk& chunk, const float* input) const {
+  void RunChunk(const BlockChunk& chunk, const void* input) const {
     const BlockTile& tile = tiling_.tile;
     for (int32_t r = 0; r < rows_; r += tile.rows) {
       const int32_t row = std::min(r, rows_ - tile.rows);
@@ -90,33 +113,64 @@ class Runner {
     }
   }
 
-  void RunTile(const BlockChunk& chunk, const float* input, int32_t row, int32_t column) const {
+  void RunTile(const BlockChunk& chunk, const void* input, int32_t row, int32_t column) const {
     const int32_t filters = shape_.filters, first = chunk.first_block * kLanes;
     const int64_t width = outline_.size.width;
     const int64_t pixel = (image_ * int64_t{outline_.size.height} + first_row_ + row) * width + column;
+    const int64_t output = pixel * filters + first;
     BlockJob job;
     job.blocks = chunk.blocks;
     job.tail = std::min(filters - first - (chunk.blocks - 1) * kLanes, kLanes);
-    job.input_column = static_cast<ptrdiff_t>(shape_.stride_width) * shape_.channels;
-    job.input_row = static_cast<ptrdiff_t>(shape_.stride_height) * RowFloats();
-    job.input = input + row * job.input_row + column * job.input_column;
+    job.input_column = static_cast<ptrdiff_t>(shape_.stride_width) * tiling_.words;
+    job.input_row = static_cast<ptrdiff_t>(shape_.stride_height) * RowWords();
+    job.input = Floats(input) + row * job.input_row + column * job.input_column;
     job.output_column = filters;
     job.output_row = width * filters;
-    job.output = maps_.output + pixel * filters + first;
-    job.begin = maps_.residual == nullptr ? nullptr : maps_.residual + pixel * filters + first;
-    job.bias = plan_.bias.data() + first;
-    job.low = plan_.structure->range.low;
-    job.high = plan_.structure->range.high;
-    for (const BlockStep& step : chunk.steps) {
-      job.counts = stream_.counts.data() + step.first_count;
-      job.offsets = stream_.offsets.data() + step.first_entry;
-      job.values = plan_.values.data() + step.first_entry * kLanes;
-      job.last = &step == &chunk.steps.back();
-      tiling_.tile.run(job);
-      job.begin = job.output;
-      job.bias = nullptr;
+    if (tiling_.depth > 1) {
+      RunInt8(chunk, output, &job);
+    } else {
+      RunFloat32(chunk, output, &job);
     }
   }
+
+  void RunFloat32(const BlockChunk& chunk, int64_t output, BlockJob* job) const {
+    auto* to = static_cast<float*>(maps_.output) + output;
+    job->output = to;
+    job->begin = maps_.residual == nullptr ? nullptr : Floats(maps_.residual) + output;
+    job->bias = plan_.bias.data() + chunk.first_block * kLanes;
+    job->low = plan_.structure->range.low;
+    job->high = plan_.structure->range.high;
+    for (const BlockStep& step : chunk.steps) {
+      job->values = plan_.values.data() + step.first_entry * kLanes;
+      job->last = &step == &chunk.steps.back();
+      RunStep(step, job);
+      job->begin = to;
+      job->bias = nullptr;
+    }
+  }
+
+  void RunInt8(const BlockChunk& chunk, int64_t output, BlockJob* job) const {
+    const Int8Numbers& numbers = plan_.int8;
+    const tfc_requantization& r = numbers.requantization;
+    job->output = static_cast<int8_t*>(maps_.output) + output;
+    job->bias = numbers.bias.data() + chunk.first_block * kLanes;
+    job->scales = numbers.scales.data() + chunk.first_block * kLanes;
+    job->low = static_cast<float>(r.low - r.output_zero);
+    job->high = static_cast<float>(r.high - r.output_zero);
+    job->zero = r.output_zero;
+    const BlockStep& step = chunk.steps.front();  // the only one
+    job->values = numbers.values.data() + step.first_entry * kLanes * kWordBytes;
+    RunStep(step, job);
+  }
+
+  void RunStep(const BlockStep& step, BlockJob* job) const {
+    job->counts = stream_.counts.data() + step.first_count;
+    job->offsets = stream_.offsets.data() + step.first_entry;
+    tiling_.tile.run(*job);
+  }
+
+  // Words, whatever is in them.
+  static const float* Floats(const void* map) { return static_cast<const float*>(map); }
 
   const tfc_plan& plan_;
   const BlockStream& stream_;

@@ -45,7 +45,9 @@ class Runner {
         tiling_(outline_.tiling),
         tiled_(outline_.work.tiled),
         kernel_(*outline_.kernel->lanes),
-        maps_(maps),
+        input_(static_cast<const float*>(maps.input)),
+        residual_(static_cast<const float*>(maps.residual)),
+        output_(static_cast<float*>(maps.output)),
         plane_floats_(static_cast<ptrdiff_t>(tiling_.plane_lines) * kLanes),
         sum_floats_(static_cast<ptrdiff_t>(tiling_.Vectors()) * kLanes),
         pixels_(tiled_.input ? 0 : static_cast<size_t>(tiling_.Positions()) * kLanes),
@@ -82,7 +84,7 @@ class Runner {
   void RunPart(const Part& part) {
     if (part.Filters() == 0) return;
     const Chunk& chunk = part.chunk;
-    float* sums = tiled_.output ? Region(maps_.output, shape_.filters) + chunk.first_filter * sum_floats_ : sums_;
+    float* sums = tiled_.output ? Region(output_, shape_.filters) + chunk.first_filter * sum_floats_ : sums_;
     const float* begin = Begin(part, sums);
     for (const Step& step : chunk.steps) {
       SumBlock(part, step, Planes(step), begin, sums);
@@ -112,13 +114,13 @@ class Runner {
 
   void FindInputPixels() {
     const tfc_shape& s = shape_;
-    FindPixels(maps_.input, {s.height, s.width, s.channels, &tiling_.rows.source, &tiling_.columns.source},
+    FindPixels(input_, {s.height, s.width, s.channels, &tiling_.rows.source, &tiling_.columns.source},
                s.stride_height, s.stride_width, s.pad_top, s.pad_left, pixels_.data());
   }
 
   void FindResidualPixels() {
     const OutputSize size = outline_.size;
-    FindPixels(maps_.residual, {size.height, size.width, shape_.filters, &tile_rows_, &tile_columns_}, 1, 1, 0, 0,
+    FindPixels(residual_, {size.height, size.width, shape_.filters, &tile_rows_, &tile_columns_}, 1, 1, 0, 0,
                residual_pixels_.data());
   }
 
@@ -174,7 +176,7 @@ class Runner {
     }
     for (int32_t i = 0; i < 9; ++i) {
       if (masks[i / 3][i % 3] == 0) continue;
-      const float* region = Region(maps_.input, shape_.channels, i / 3 - 1, i % 3 - 1);
+      const float* region = Region(input_, shape_.channels, i / 3 - 1, i % 3 - 1);
       move->parts[move->count++] = {region + position * kLanes, masks[i / 3][i % 3]};
     }
     if (down == 0 && right == 0 && masks[1][1] == kAllLanes) move->lanes = nullptr;
@@ -183,7 +185,7 @@ class Runner {
   // ------------------------------------------------------------ the work
 
   const float* Planes(const Step& step) {
-    if (outline_.work.in_place) return Region(maps_.input, shape_.channels) + step.first_channel * sum_floats_;
+    if (outline_.work.in_place) return Region(input_, shape_.channels) + step.first_channel * sum_floats_;
     if (tiled_.input) {
       GatherBlock(step);
     } else {
@@ -207,9 +209,9 @@ class Runner {
 
   // What the sums of a chunk begin with, besides the bias.
   const float* Begin(const Part& part, float* sums) const {
-    if (maps_.residual == nullptr) return nullptr;
+    if (residual_ == nullptr) return nullptr;
     const int32_t chunk_first = part.chunk.first_filter, first = chunk_first + part.FirstFilter();
-    if (tiled_.residual) return Region(maps_.residual, shape_.filters) + chunk_first * sum_floats_;
+    if (tiled_.residual) return Region(residual_, shape_.filters) + chunk_first * sum_floats_;
     const int32_t end = first + part.Filters();
     kernel_.pack({residual_pixels_.data(), tiling_.Vectors(), nullptr, first, end, end, first, part.Filters(),
                   sums + part.FirstFilter() * sum_floats_, sum_floats_});
@@ -239,7 +241,7 @@ class Runner {
   void UnpackTile(const Part& part) {
     const int32_t first = part.FirstFilter();
     const OutputSize size = outline_.size;
-    float* image = maps_.output + task_.image * int64_t{size.height} * size.width * shape_.filters;
+    float* image = output_ + task_.image * int64_t{size.height} * size.width * shape_.filters;
     for (int32_t r = 0; r < tiling_.tile.rows; ++r) {
       for (int32_t c = 0; c < tiling_.tile.columns; ++c) {
         float* pixels[kLanes];
@@ -262,7 +264,8 @@ class Runner {
   const Tiling& tiling_;
   const Tiled& tiled_;
   const LaneKernel& kernel_;
-  const Maps maps_;
+  const float *input_, *residual_;
+  float* output_;
   ptrdiff_t plane_floats_, sum_floats_;
   std::vector<int32_t> tile_rows_, tile_columns_;
   std::vector<const float*> pixels_, residual_pixels_;  // (positions, lanes)

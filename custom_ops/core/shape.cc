@@ -81,6 +81,7 @@ int64_t WeightCount(const tfc_shape& s) {
 }
 
 tfc_status CheckFinite(const float* values, int64_t count) {
+  if (values == nullptr && count > 0) return TFC_BAD_ARGUMENT;
   for (int64_t i = 0; i < count; ++i) {
     if (!std::isfinite(values[i])) return TFC_NOT_FINITE;
   }
@@ -88,8 +89,7 @@ tfc_status CheckFinite(const float* values, int64_t count) {
 }
 
 tfc_status CheckIndices(const tfc_shape& shape, const tfc_weights& weights) {
-  const bool missing = weights.count > 0 && (weights.indices == nullptr || weights.values == nullptr);
-  if (weights.count < 0 || missing) return TFC_BAD_ARGUMENT;
+  if (weights.count < 0 || (weights.count > 0 && weights.indices == nullptr)) return TFC_BAD_ARGUMENT;
   const int64_t end = WeightCount(shape);
   int64_t before = -1;
   for (int64_t i = 0; i < weights.count; ++i) {

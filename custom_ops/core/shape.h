@@ -19,7 +19,7 @@ tfc_status CheckShape(const tfc_shape& shape, OutputSize* size);
 tfc_status PadSame(tfc_shape* shape);
 int64_t WeightCount(const tfc_shape& shape);  // of a valid one, pruned weights included
 tfc_status CheckFinite(const float* values, int64_t count);
-tfc_status CheckIndices(const tfc_shape& shape, const tfc_weights& weights);
+tfc_status CheckIndices(const tfc_shape& shape, const tfc_weights& weights);  // not its values
 tfc_status CheckActivation(tfc_activation activation, Range* range);
 
 }  // namespace tfc

@@ -64,6 +64,25 @@ typedef struct tfc_tiles {
   int32_t rows, columns, lane_rows;
 } tfc_tiles;
 
+/* Maps and weights in whole numbers of 8 bits, as TFLite has them: a weight `w` of filter f stands for
+ * `weight_scale[f] * w`, and an entry `x` of a map for `scale * (x - zero)`. An output is
+ *
+ *   clamp(round(scales[f] * (bias[f] + sum of (x - input_zero) * w)) + output_zero, low, high)
+ *
+ * with sums in 32 bits, the product in float32, and halves rounded to even; bit for bit what XNNPACK gives. */
+typedef struct tfc_requantization {
+  int32_t input_zero, output_zero; /* -128 to 127, as are the bounds */
+  int32_t low, high;
+  const float* scales; /* (filters,), above 0: scale of the input * weight_scale[f] / scale of the output */
+} tfc_requantization;
+
+/* As tfc_weights. */
+typedef struct tfc_int8_weights {
+  int64_t count;
+  const int32_t* indices;
+  const int8_t* values;
+} tfc_int8_weights;
+
 /* Everything about a plan that may be left at 0. */
 typedef struct tfc_options {
   const char* kernel; /* a name from `tfc_kernel_name`, or NULL for what seems fastest for these weights */
@@ -108,6 +127,21 @@ TFC_EXPORT tfc_status tfc_plan_create_with(const tfc_shape* shape, const tfc_wei
                                            tfc_activation activation, const tfc_options* options, tfc_plan** plan);
 TFC_EXPORT tfc_status tfc_plan_run_with(const tfc_plan* plan, const float* input, const float* residual,
                                         float* output, int32_t batch, int32_t threads);
+
+/* In int8. Kernels have names of their own; they leave out blocks of 16 neighbouring filters by 4 neighbouring
+ * channels at one tap. Padding stands for 0, and so is `input_zero`. TFC_BAD_ARGUMENT for scales that are not
+ * above 0, zeros and bounds beyond 8 bits, and for a plan of the other type.
+ * bias: (filters,) or NULL. */
+TFC_EXPORT const char* tfc_int8_kernel_name(int32_t index);
+TFC_EXPORT int32_t tfc_int8_kernel_supported(int32_t index);
+TFC_EXPORT tfc_status tfc_int8_plan_create(const tfc_shape* shape, const tfc_int8_weights* weights,
+                                           const int32_t* bias, const tfc_requantization* requantization,
+                                           const char* kernel, tfc_plan** plan);
+TFC_EXPORT tfc_status tfc_int8_plan_run(const tfc_plan* plan, const int8_t* input, int8_t* output, int32_t batch,
+                                        int32_t threads);
+TFC_EXPORT tfc_status tfc_int8_reference(const tfc_shape* shape, const int8_t* weights, const int32_t* bias,
+                                         const tfc_requantization* requantization, const int8_t* input,
+                                         int8_t* output, int32_t batch);
 
 /* The tiles of a plan, and how many floats a map in such tiles has. */
 TFC_EXPORT tfc_tiles tfc_plan_tiles(const tfc_plan* plan);

@@ -3,6 +3,7 @@
 import ctypes
 import functools
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import pytest
@@ -38,8 +39,8 @@ class Weights(ctypes.Structure):
 
     _fields_ = [("count", ctypes.c_int64), ("indices", _POINTER), ("values", _POINTER)]
 
-    def __init__(self, indices: np.ndarray, values: np.ndarray):
-        self.arrays = np.ascontiguousarray(indices, "int32"), np.ascontiguousarray(values, "float32")
+    def __init__(self, indices: np.ndarray, values: np.ndarray, dtype: str = "float32"):
+        self.arrays = np.ascontiguousarray(indices, "int32"), np.ascontiguousarray(values, dtype)
         super().__init__(len(indices), *map(pointer, self.arrays))
 
     @classmethod
@@ -71,21 +72,26 @@ def library() -> ctypes.CDLL:
     core.tfc_plan_create.argtypes = [_POINTER, _POINTER, _POINTER, number, text, _POINTER]
     core.tfc_plan_with_values.argtypes = [_POINTER] * 4
     core.tfc_plan_run.argtypes = [_POINTER, _POINTER, _POINTER, number, number]
+    core.tfc_int8_kernel_name.restype = text
+    core.tfc_int8_plan_create.argtypes = [_POINTER, _POINTER, _POINTER, _POINTER, text, _POINTER]
+    core.tfc_int8_plan_run.argtypes = [_POINTER, _POINTER, _POINTER, number, number]
+    core.tfc_int8_reference.argtypes = [_POINTER] * 6 + [number]
     core.tfc_reference.argtypes = [_POINTER, _POINTER, _POINTER, number, _POINTER, _POINTER, number]
     return core
 
 
-def compiled() -> list[str]:
-    """The kernels in the library, best first."""
-    found = []
-    while name := library().tfc_kernel_name(len(found)):
+def compiled(kind: str = "") -> list[str]:
+    """The kernels in the library, best first; of kind "int8_", those for maps in int8."""
+    name_at, found = getattr(library(), f"tfc_{kind}kernel_name"), []
+    while name := name_at(len(found)):
         found.append(name.decode())
     return found
 
 
-def kernels() -> list[str]:
+def kernels(kind: str = "") -> list[str]:
     """Those that this processor supports."""
-    return [name for index, name in enumerate(compiled()) if library().tfc_kernel_supported(index)]
+    supported = getattr(library(), f"tfc_{kind}kernel_supported")
+    return [name for index, name in enumerate(compiled(kind)) if supported(index)]
 
 
 def pointer(array: np.ndarray | None) -> _POINTER | None:
@@ -135,3 +141,55 @@ def reference(shape: Shape, weights, bias, activation, x: np.ndarray) -> np.ndar
     arguments = pointer(weights), pointer(bias), ACTIVATIONS[activation], pointer(x), pointer(out), len(x)
     assert library().tfc_reference(ctypes.byref(shape), *arguments) == OK
     return out
+
+
+class Requantization(ctypes.Structure):
+    """`tfc_requantization`, which keeps its scales alive."""
+
+    _fields_ = [(name, ctypes.c_int32) for name in ("input_zero", "output_zero", "low", "high")]
+    _fields_.append(("scales", _POINTER))
+
+    def __init__(self, scales: np.ndarray, input_zero=0, output_zero=0, low=-128, high=127):
+        self.array = np.ascontiguousarray(scales, "float32")
+        super().__init__(input_zero, output_zero, low, high, pointer(self.array))
+
+
+class Int8Convolution(NamedTuple):
+    """What a convolution in int8 is made from; weights are dense."""
+
+    shape: Shape
+    weights: np.ndarray
+    bias: np.ndarray | None
+    requantization: Requantization
+
+    def plan(self, kernel: str | None = None) -> tuple[int, _POINTER]:
+        """The status and the plan."""
+        plan, name = _POINTER(), None if kernel is None else kernel.encode()
+        indices = np.flatnonzero(self.weights)
+        given = Weights(indices, self.weights.ravel()[indices], "int8")
+        shape, requantization = map(ctypes.byref, (self.shape, self.requantization))
+        arguments = shape, ctypes.byref(given), pointer(self.bias), requantization, name, ctypes.byref(plan)
+        return library().tfc_int8_plan_create(*arguments), plan
+
+    def run(self, x: np.ndarray, kernel: str | None = None, threads: int = 1) -> np.ndarray:
+        status, plan = self.plan(kernel)
+        assert status == OK, library().tfc_status_message(status)
+        out = np.full((len(x), *output_shape(self.shape)), 99, "int8")
+        try:
+            assert library().tfc_int8_plan_run(plan, pointer(x), pointer(out), len(x), threads) == OK
+        finally:
+            library().tfc_plan_destroy(plan)
+        return out
+
+    def reference(self, x: np.ndarray) -> np.ndarray:
+        out = np.full((len(x), *output_shape(self.shape)), 99, "int8")
+        weights = np.ascontiguousarray(self.weights)
+        given = (
+            pointer(weights),
+            pointer(self.bias),
+            ctypes.byref(self.requantization),
+            pointer(x),
+            pointer(out),
+        )
+        assert library().tfc_int8_reference(ctypes.byref(self.shape), *given, len(x)) == OK
+        return out

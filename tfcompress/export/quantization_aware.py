@@ -170,14 +170,26 @@ def _reason(layer: Any) -> str | None:
         return None
     if type(layer).__name__ in _SPLIT:
         return "tfmot makes two layers of it, from which weights do not come back"
-    inputs = [tf_keras.Input(one.shape[1:], dtype=one.dtype) for one in keras.tree.flatten(layer.input)]
-    copy = _tfmot().quantize_annotate_layer(type(layer).from_config(layer.get_config()))
-    model = tf_keras.Model(inputs, copy(inputs if len(inputs) > 1 else inputs[0]))
+    chain = [*_taken_with(layer), layer]
+    x = [tf_keras.Input(one.shape[1:], dtype=one.dtype) for one in keras.tree.flatten(chain[0].input)]
+    inputs = x = x if len(x) > 1 else x[0]
+    for one in chain:
+        x = _tfmot().quantize_annotate_layer(type(one).from_config(one.get_config()))(x)
     try:
-        _tfmot().quantize_apply(model)
+        _tfmot().quantize_apply(tf_keras.Model(inputs, x))
     except (RuntimeError, ValueError, TypeError) as error:
         return " ".join(str(error).split())[:200]
     return None
+
+
+def _taken_with(layer: Any) -> list[Any]:
+    """The layer before a batch norm that nothing else reads: tfmot folds these into one."""
+    import tf_keras
+
+    if not isinstance(layer, tf_keras.layers.BatchNormalization) or len(layer.inbound_nodes) != 1:
+        return []
+    before = layer.inbound_nodes[0].inbound_layers
+    return [before] if len(before.inbound_nodes) == len(before.outbound_nodes) == 1 else []
 
 
 def _quantizing(twin: legacy.Twin, left_alone: dict[str, str]) -> Any:
