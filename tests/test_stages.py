@@ -3,7 +3,6 @@
 import keras
 import numpy as np
 import pytest
-from ai_edge_litert.interpreter import Interpreter
 from masks import LOSS, array, data, fit, network
 
 import tfcompress
@@ -62,6 +61,8 @@ def test_a_compressed_file_keeps_it(stages, tmp_path):
 
 def constants(path, shapes: dict[str, tuple[int, ...]], half: bool) -> dict[str, np.ndarray]:
     """The kernels in a .tflite file, outputs first, by their shapes; half precision has float32 beside."""
+    from ai_edge_litert.interpreter import Interpreter
+
     interpreter = Interpreter(str(path))
     interpreter.allocate_tensors()
     by_shape = {}
@@ -71,6 +72,7 @@ def constants(path, shapes: dict[str, tuple[int, ...]], half: bool) -> dict[str,
     return {name: by_shape[shape] for name, shape in shapes.items()}
 
 
+@pytest.mark.skipif(keras.backend.backend() != "tensorflow", reason="TFLite is made by TensorFlow")
 @pytest.mark.parametrize("quantization", [None, "float16", "dynamic_int8", "int8"])
 def test_a_tflite_file_keeps_it(stages, tmp_path, quantization):
     """Batch norms scale whole filters, so that each filter has few values; int8 may make them fewer."""

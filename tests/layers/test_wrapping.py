@@ -304,6 +304,8 @@ OPTIMIZERS = {
 
 @pytest.mark.parametrize("name", OPTIMIZERS)
 def test_wrapped_and_stripped_models_train_on_as_if_nothing_had_happened(name):
+    if name == "averaged" and keras.backend.backend() == "jax":
+        pytest.skip("under JAX, Keras 3.15 cannot train averaged weights a second time, wrapped or not")
     model = network(OPTIMIZERS[name](), metrics=["accuracy"])
     fit(model)
     wrapped = wrap(model, by_hand)
@@ -493,6 +495,7 @@ def test_place_survives_saving_and_weights_are_loaded_into_the_same_place(tmp_pa
     assert_equal([array(w) for w in saved.weights], [array(w) for w in model.weights])
 
 
+@pytest.mark.skipif(keras.backend.backend() != "tensorflow", reason="TensorFlow writes these files")
 @pytest.mark.parametrize(("write", "file"), [(export.saved_model, "model"), (export.tflite, "model.tflite")])
 def test_wrapped_and_stripped_models_are_exported_with_equal_outputs(write, file, tmp_path):
     wrapped, x = wrap(network(), HALF), data(8)[0]

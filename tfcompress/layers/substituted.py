@@ -11,6 +11,13 @@ from tfcompress import _kernels
 _REPLACING = ("quantize", "enable_lora")  # methods that replace a kernel
 
 
+class _Holder:
+    """Keeps objects alive, which Keras does not look at."""
+
+    def __init__(self, objects: list[Any]):
+        self.objects = objects
+
+
 class SubstitutedLayer(keras.layers.Wrapper):
     """Calls a layer with other values in place of some of its weights.
 
@@ -73,8 +80,11 @@ class SubstitutedLayer(keras.layers.Wrapper):
             value = scope.get_current_value(variable)
             if value is not before[key]:
                 variable.assign(value)
+        # Layers know their losses by identity: in a scope around this one, as under JAX, the layer inside would
+        # count what is handed on once more, or what takes its place in memory.
+        self._known_inside = _Holder(scope.losses)
         for loss in scope.losses:
-            self.add_loss(loss)
+            self.add_loss(1 * loss)
         return outputs
 
     def compute_output_spec(self, *args: Any, **kwargs: Any) -> Any:
