@@ -244,6 +244,7 @@ for kind, rule in [("wrapped", RISING), ("wrapped", SURGERY), ("constrained", RI
 
 
 def test_masks_are_the_same_on_two_devices_that_mirror_each_other(tmp_path):
+    pytest.importorskip("tensorflow")
     lines = run_python(ON_TWO_DEVICES, tmp_path).splitlines()
     assert lines[0] == "wrapped MagnitudePruning 0.75" and lines[2] == "constrained MagnitudePruning 0.75"
     assert lines[1].startswith("wrapped DynamicNetworkSurgery 0.")

@@ -239,6 +239,7 @@ print("equal")
 
 
 def test_values_are_the_same_on_two_devices_as_on_one(tmp_path):
+    pytest.importorskip("tensorflow")
     assert run_python(ON_TWO_DEVICES, tmp_path).split() == ["equal"]
 
 

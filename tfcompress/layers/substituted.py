@@ -80,8 +80,8 @@ class SubstitutedLayer(keras.layers.Wrapper):
             value = scope.get_current_value(variable)
             if value is not before[key]:
                 variable.assign(value)
-        # Layers know their losses by identity: in a scope around this one, as under JAX, the layer inside would
-        # count what is handed on once more, or what takes its place in memory.
+        # Layers know their losses by identity: in a scope around this one, as under JAX, the layer inside
+        # would count what is handed on once more, or what takes its place in memory.
         self._known_inside = _Holder(scope.losses)
         for loss in scope.losses:
             self.add_loss(1 * loss)
