@@ -153,7 +153,9 @@ struct Kernel {
   X(BlocksPortable)
 
 #define TFC_INT8_KERNELS(X) \
-  X(Int8BlocksVnni)        \
+  X(Int8BlocksAvx512Vnni)   \
+  X(Int8BlocksAvxVnni)      \
+  X(Int8BlocksDotprod)      \
   X(Int8BlocksPortable)
 
 #define TFC_DECLARE(name) extern const Kernel k##name;

@@ -60,11 +60,13 @@ class Runner {
 
   // What the band's first output reads first: in the image itself, or in a copy with zeros around it.
   const void* Input() {
-    const int64_t image = image_ * int64_t{shape_.height} * shape_.width * shape_.channels;
+    const int64_t pixels = image_ * int64_t{shape_.height} * shape_.width;
     const int64_t top = int64_t{first_row_} * shape_.stride_height - shape_.pad_top;
-    if (!tiling_.copies) return Floats(maps_.input) + image + top * static_cast<int64_t>(RowWords());
+    if (!tiling_.copies) return Floats(maps_.input) + (pixels + top * shape_.width) * tiling_.words;
     float* to = scratch_.data();
-    for (int32_t row = 0; row < RowsRead(rows_); ++row, to += RowWords()) CopyRow(image, top + row, to);
+    for (int32_t row = 0; row < RowsRead(rows_); ++row, to += RowWords()) {
+      CopyRow(pixels * shape_.channels, top + row, to);
+    }
     return scratch_.data();
   }
 

@@ -191,10 +191,65 @@ int Try(const Convolution& c, const std::vector<const char*>& kernels) {
   return failed + TryAllTiled(c, kernels);
 }
 
-std::vector<const char*> SupportedKernels() {
+// ---------------------------------------------------------------- in int8
+
+// The same weights and inputs, rounded to whole numbers.
+struct Int8Numbers {
+  explicit Int8Numbers(const Convolution& c) {
+    for (const float value : c.dense) dense.push_back(static_cast<int8_t>(std::lround(60 * value)));
+    for (const int32_t index : c.indices) values.push_back(dense[index]);
+    for (const float value : c.input) input.push_back(static_cast<int8_t>(std::lround(60 * value)));
+    for (const float value : c.bias) bias.push_back(static_cast<int32_t>(std::lround(5000 * value)));
+    for (int32_t f = 0; f < c.shape.filters; ++f) scales.push_back(0.0005f * static_cast<float>(1 + f % 5));
+    const auto zero = static_cast<int32_t>(c.outputs % 256) - 128;
+    const bool relu = c.activation != TFC_LINEAR;
+    requantization = {-zero - 1, zero, relu ? zero : -128, 127, scales.data()};
+  }
+
+  const int32_t* Bias() const { return bias.empty() ? nullptr : bias.data(); }
+
+  std::vector<int8_t> dense, values, input;
+  std::vector<int32_t> bias;
+  std::vector<float> scales;
+  tfc_requantization requantization;
+};
+
+int TryInt8Kernel(const Convolution& c, const Int8Numbers& numbers, const char* kernel,
+                  const std::vector<int8_t>& expected) {
+  const tfc_int8_weights weights = {static_cast<int64_t>(c.indices.size()), c.indices.data(),
+                                    numbers.values.data()};
+  tfc_plan* plan = nullptr;
+  if (tfc_int8_plan_create(&c.shape, &weights, numbers.Bias(), &numbers.requantization, kernel, &plan) != TFC_OK) {
+    return Fail(c, kernel, "no plan");
+  }
+  int failed = 0;
+  for (const int32_t threads : {1, 2, 5}) {
+    std::vector<int8_t> out(c.outputs, 99);
+    if (tfc_int8_plan_run(plan, numbers.input.data(), out.data(), c.batch, threads) != TFC_OK) ++failed;
+    if (out != expected) ++failed;
+  }
+  tfc_plan_destroy(plan);
+  return failed == 0 ? 0 : Fail(c, kernel, "not what the plain loops compute");
+}
+
+int TryInt8(const Convolution& c, const std::vector<const char*>& kernels) {
+  const Int8Numbers numbers(c);
+  std::vector<int8_t> expected(c.outputs, 99);
+  const tfc_status status =
+      tfc_int8_reference(&c.shape, numbers.dense.data(), numbers.Bias(), &numbers.requantization,
+                         numbers.input.data(), expected.data(), c.batch);
+  if (status != TFC_OK) return Fail(c, "reference in int8", tfc_status_message(status));
+  int failed = 0;
+  for (const char* kernel : kernels) failed += TryInt8Kernel(c, numbers, kernel, expected);
+  return failed;
+}
+
+// ---------------------------------------------------------------- all of them
+
+std::vector<const char*> Supported(const char* (*name)(int32_t), int32_t (*supported)(int32_t)) {
   std::vector<const char*> kernels;
-  for (int32_t i = 0; tfc_kernel_name(i) != nullptr; ++i) {
-    if (tfc_kernel_supported(i)) kernels.push_back(tfc_kernel_name(i));
+  for (int32_t i = 0; name(i) != nullptr; ++i) {
+    if (supported(i)) kernels.push_back(name(i));
   }
   return kernels;
 }
@@ -206,18 +261,22 @@ int main(int argc, char** argv) {
     std::printf("usage: kernels SEED COUNT\n");
     return 2;
   }
-  const std::vector<const char*> kernels = SupportedKernels();
+  const auto kernels = Supported(tfc_kernel_name, tfc_kernel_supported);
+  const auto int8_kernels = Supported(tfc_int8_kernel_name, tfc_int8_kernel_supported);
   Random random(std::strtoull(argv[1], nullptr, 10));
   int failed = 0;
   for (const Trial& trial : Table()) {
-    failed += Try(Convolution(trial.shape, trial.batch, trial.percent_kept, &random), kernels);
+    const Convolution c(trial.shape, trial.batch, trial.percent_kept, &random);
+    failed += Try(c, kernels) + TryInt8(c, int8_kernels);
   }
   for (int left = std::atoi(argv[2]); left > 0;) {
     const Convolution c(RandomShape(&random), random.Between(1, 3), random.Pick({0, 10, 50, 100}), &random);
     if (c.outputs == 0) continue;  // the kernel is larger than the map
-    failed += Try(c, kernels);
+    failed += Try(c, kernels) + TryInt8(c, int8_kernels);
     --left;
   }
-  for (const char* kernel : kernels) std::printf("%s\n", kernel);
+  for (const auto& names : {kernels, int8_kernels}) {
+    for (const char* kernel : names) std::printf("%s\n", kernel);
+  }
   return failed == 0 && tiled_plans > 0 ? 0 : 1;
 }

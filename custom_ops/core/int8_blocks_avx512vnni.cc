@@ -51,14 +51,14 @@ bool Supported() { return __builtin_cpu_supports("avx512f") && __builtin_cpu_sup
 
 }  // namespace
 
-const Kernel kInt8BlocksVnni = {"int8_blocks_vnni", Supported, kRegisters, Multiply, nullptr, &kBlockKernel};
+const Kernel kInt8BlocksAvx512Vnni = {"int8_blocks_avx512vnni", Supported, kRegisters, Multiply, nullptr, &kBlockKernel};
 
 }  // namespace tfc
 
 #else
 
 namespace tfc {
-const Kernel kInt8BlocksVnni = {"int8_blocks_vnni", nullptr, 0, nullptr, nullptr, nullptr};
+const Kernel kInt8BlocksAvx512Vnni = {"int8_blocks_avx512vnni", nullptr, 0, nullptr, nullptr, nullptr};
 }
 
 #endif

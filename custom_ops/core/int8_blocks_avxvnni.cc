@@ -1,0 +1,81 @@
+// The int8 kernel whose lanes are filters, with AVX-VNNI: 16 sums are two registers.
+#include "kernel.h"
+
+#if defined(__AVXVNNI__)
+
+#include <immintrin.h>
+#include <string.h>
+
+namespace tfc {
+namespace {
+
+constexpr int kRegisters = 6;
+
+struct Sums {
+  __m256i half[2];
+};
+using Weights = Sums;
+
+inline __m256i LoadHalf(const void* from) { return _mm256_loadu_si256(static_cast<const __m256i*>(from)); }
+inline Sums LoadSums(const int32_t* from) { return {{LoadHalf(from), LoadHalf(from + 8)}}; }
+inline Weights LoadWeights(const int8_t* from) { return {{LoadHalf(from), LoadHalf(from + 32)}}; }
+
+// Without sign: the input; with sign: the weights.
+inline Sums Dot(Sums sums, const uint8_t* word, Weights weights) {
+  int32_t bits;
+  memcpy(&bits, word, sizeof(bits));
+  const __m256i input = _mm256_set1_epi32(bits);
+  for (int i = 0; i < 2; ++i) {
+    // The intrinsic, in gcc, copies the sums from register to register each time.
+    __asm__("%{vex%} vpdpbusd %2, %1, %0" : "+x"(sums.half[i]) : "x"(input), "x"(weights.half[i]));
+  }
+  return sums;
+}
+
+inline __m256i Scaled(__m256i sums, const float* scales, float low, float high, int32_t zero) {
+  __m256 scaled = _mm256_mul_ps(_mm256_cvtepi32_ps(sums), _mm256_loadu_ps(scales));
+  scaled = _mm256_min_ps(_mm256_max_ps(scaled, _mm256_set1_ps(low)), _mm256_set1_ps(high));
+  return _mm256_add_epi32(_mm256_cvtps_epi32(scaled), _mm256_set1_epi32(zero));
+}
+
+inline void StoreScaled(int8_t* to, int32_t filters, Sums sums, const float* scales, float low, float high,
+                        int32_t zero) {
+  const __m256i words = _mm256_packs_epi32(Scaled(sums.half[0], scales, low, high, zero),
+                                           Scaled(sums.half[1], scales + 8, low, high, zero));
+  const __m256i ordered = _mm256_permute4x64_epi64(words, 0xD8);
+  const __m128i bytes = _mm_packs_epi16(_mm256_castsi256_si128(ordered), _mm256_extracti128_si256(ordered, 1));
+  if (filters == kLanes) {
+    _mm_storeu_si128(reinterpret_cast<__m128i*>(to), bytes);
+  } else {
+    int8_t all[kLanes];
+    _mm_storeu_si128(reinterpret_cast<__m128i*>(all), bytes);
+    memcpy(to, all, static_cast<size_t>(filters));
+  }
+}
+
+#include "int8_blocks.inl"
+
+constexpr BlockTile kTiles[] = {
+    {1, 6, RunBlocks<1, 6>}, {2, 3, RunBlocks<2, 3>}, {3, 2, RunBlocks<3, 2>},
+    {1, 5, RunBlocks<1, 5>}, {1, 4, RunBlocks<1, 4>}, {2, 2, RunBlocks<2, 2>},
+    {1, 3, RunBlocks<1, 3>}, {1, 2, RunBlocks<1, 2>}, {1, 1, RunBlocks<1, 1>},
+};
+
+constexpr BlockKernel kBlockKernel = {kTiles, sizeof(kTiles) / sizeof(BlockTile), 4, 0x80};
+
+bool Supported() { return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("avxvnni"); }
+
+}  // namespace
+
+const Kernel kInt8BlocksAvxVnni = {
+    "int8_blocks_avxvnni", Supported, kRegisters, Multiply, nullptr, &kBlockKernel};
+
+}  // namespace tfc
+
+#else
+
+namespace tfc {
+const Kernel kInt8BlocksAvxVnni = {"int8_blocks_avxvnni", nullptr, 0, nullptr, nullptr, nullptr};
+}
+
+#endif

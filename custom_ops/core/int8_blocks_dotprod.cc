@@ -1,0 +1,93 @@
+// The int8 kernel whose lanes are filters, with the dot products of ARM: 16 sums are four registers.
+#include "kernel.h"
+
+#if defined(__aarch64__) && defined(__ARM_FEATURE_DOTPROD)
+
+#include <arm_neon.h>
+#include <string.h>
+#if defined(__linux__)
+#include <asm/hwcap.h>
+#include <sys/auxv.h>
+#endif
+
+namespace tfc {
+namespace {
+
+constexpr int kRegisters = 6;
+
+struct Sums {
+  int32x4_t part[4];
+};
+struct Weights {
+  int8x16_t part[4];
+};
+
+inline Sums LoadSums(const int32_t* from) {
+  return {{vld1q_s32(from), vld1q_s32(from + 4), vld1q_s32(from + 8), vld1q_s32(from + 12)}};
+}
+inline Weights LoadWeights(const int8_t* from) {
+  return {{vld1q_s8(from), vld1q_s8(from + 16), vld1q_s8(from + 32), vld1q_s8(from + 48)}};
+}
+
+// Both with sign.
+inline Sums Dot(Sums sums, const uint8_t* word, Weights weights) {
+  int32_t bits;
+  memcpy(&bits, word, sizeof(bits));
+  const int8x16_t input = vreinterpretq_s8_s32(vdupq_n_s32(bits));
+  for (int i = 0; i < 4; ++i) sums.part[i] = vdotq_s32(sums.part[i], weights.part[i], input);
+  return sums;
+}
+
+inline int16x4_t Scaled(int32x4_t sums, const float* scales, float low, float high, int32_t zero) {
+  float32x4_t scaled = vmulq_f32(vcvtq_f32_s32(sums), vld1q_f32(scales));
+  scaled = vminq_f32(vmaxq_f32(scaled, vdupq_n_f32(low)), vdupq_n_f32(high));
+  return vqmovn_s32(vaddq_s32(vcvtnq_s32_f32(scaled), vdupq_n_s32(zero)));
+}
+
+inline void StoreScaled(int8_t* to, int32_t filters, Sums sums, const float* scales, float low, float high,
+                        int32_t zero) {
+  int16x4_t words[4];
+  for (int i = 0; i < 4; ++i) words[i] = Scaled(sums.part[i], scales + 4 * i, low, high, zero);
+  const int8x16_t bytes = vcombine_s8(vqmovn_s16(vcombine_s16(words[0], words[1])),
+                                      vqmovn_s16(vcombine_s16(words[2], words[3])));
+  if (filters == kLanes) {
+    vst1q_s8(to, bytes);
+  } else {
+    int8_t all[kLanes];
+    vst1q_s8(all, bytes);
+    memcpy(to, all, static_cast<size_t>(filters));
+  }
+}
+
+#include "int8_blocks.inl"
+
+constexpr BlockTile kTiles[] = {
+    {1, 6, RunBlocks<1, 6>}, {2, 3, RunBlocks<2, 3>}, {3, 2, RunBlocks<3, 2>},
+    {1, 5, RunBlocks<1, 5>}, {1, 4, RunBlocks<1, 4>}, {2, 2, RunBlocks<2, 2>},
+    {1, 3, RunBlocks<1, 3>}, {1, 2, RunBlocks<1, 2>}, {1, 1, RunBlocks<1, 1>},
+};
+
+constexpr BlockKernel kBlockKernel = {kTiles, sizeof(kTiles) / sizeof(BlockTile), 4, 0};
+
+bool Supported() {
+#if defined(__linux__)
+  return (getauxval(AT_HWCAP) & HWCAP_ASIMDDP) != 0;
+#else
+  return true;  // those of Apple that there are all have them
+#endif
+}
+
+}  // namespace
+
+const Kernel kInt8BlocksDotprod = {
+    "int8_blocks_dotprod", Supported, kRegisters, Multiply, nullptr, &kBlockKernel};
+
+}  // namespace tfc
+
+#else
+
+namespace tfc {
+const Kernel kInt8BlocksDotprod = {"int8_blocks_dotprod", nullptr, 0, nullptr, nullptr, nullptr};
+}
+
+#endif
