@@ -32,14 +32,14 @@ void CutBands(const tfc_shape& s, OutputSize size, BlockTiling* t) {
   t->bands = std::max(1, size.height / rows);
 }
 
-bool Cut(const BlockKernel& kernel, const BlockTile& tile, const tfc_shape& s, OutputSize size, const Work& work,
+bool Cut(const Kernel& kernel, const BlockTile& tile, const tfc_shape& s, OutputSize size, const Work& work,
          BlockTiling* t) {
   if (tile.rows > size.height || tile.columns > size.width) return false;
   t->tile = tile;
-  t->depth = kernel.depth;
-  t->words = CeilDiv(s.channels, kernel.depth);
+  t->depth = work.depth;
+  t->words = CeilDiv(s.channels, work.depth);
   const bool padded = s.pad_top + int64_t{s.pad_bottom} + s.pad_left + s.pad_right > 0;
-  t->copies = padded || kernel.flip != 0 || s.channels % kernel.depth != 0;
+  t->copies = padded || kernel.flip != 0 || s.channels % work.depth != 0;
   const int64_t width =
       padded ? std::max<int64_t>(Span(size.width, s.stride_width, s.kernel_width, s.dilation_width), 1) : s.width;
   const int64_t tile_words = RowsRead(s, tile.rows) * width * t->words;
@@ -50,7 +50,7 @@ bool Cut(const BlockKernel& kernel, const BlockTile& tile, const tfc_shape& s, O
       RowsRead(s, tile.rows) * Span(tile.columns, s.stride_width, s.kernel_width, s.dilation_width);
   const int64_t words = Caches().block / kWordBytes / window / kLanes * kLanes;
   // Sums of int8 stay in registers, from the first channel to the last.
-  t->block_words = kernel.depth > 1
+  t->block_words = work.depth > 1
                        ? t->words
                        : static_cast<int32_t>(std::clamp<int64_t>(words, kLanes, std::max(t->words, kLanes)));
   const int32_t blocks = CeilDiv(s.filters, kLanes);
@@ -89,20 +89,6 @@ std::vector<Entry> Entries(const tfc_shape& s, const tfc_weights& weights, const
 
 }  // namespace
 
-int64_t CountBlocks(const tfc_shape& shape, const tfc_weights& weights, int32_t depth) {
-  int64_t count = 0;
-  const int64_t words = CeilDiv(shape.channels, depth);
-  std::vector<int64_t> last(CeilDiv(shape.filters, kLanes), -1);
-  for (int64_t i = 0; i < weights.count; ++i) {
-    const Place at = PlaceOf(shape, weights.indices[i]);
-    const int64_t tap = int64_t{at.row} * shape.kernel_width + at.column;
-    const int64_t place = tap * words + at.channel / depth;
-    count += last[at.filter / kLanes] != place;
-    last[at.filter / kLanes] = place;
-  }
-  return count;
-}
-
 Costs BlockCounts(const BlockTiling& t, const tfc_shape& s, OutputSize size, const Work& work) {
   const double tiles = double(CeilDiv(size.height, t.tile.rows)) * CeilDiv(size.width, t.tile.columns);
   const double steps = CeilDiv(t.words, t.block_words), blocks = CeilDiv(s.filters, kLanes);
@@ -118,12 +104,11 @@ Costs BlockCounts(const BlockTiling& t, const tfc_shape& s, OutputSize size, con
   return counts;
 }
 
-BlockTiling ChooseBlockTiling(const BlockKernel& kernel, const tfc_shape& shape, OutputSize size,
-                              const Work& work) {
+BlockTiling ChooseBlockTiling(const Kernel& kernel, const tfc_shape& shape, OutputSize size, const Work& work) {
   BlockTiling best{}, tiling{};
   double least = std::numeric_limits<double>::infinity();
-  for (int32_t i = 0; i < kernel.tile_count; ++i) {
-    if (!Cut(kernel, kernel.tiles[i], shape, size, work, &tiling)) continue;
+  for (int32_t i = 0; i < kernel.blocks->tile_count; ++i) {
+    if (!Cut(kernel, kernel.blocks->tiles[i], shape, size, work, &tiling)) continue;
     const double cost = Total(BlockCounts(tiling, shape, size, work), kTypical);
     if (cost >= least) continue;
     least = cost;

@@ -43,12 +43,9 @@ struct BlockStream {
   std::vector<int32_t> offsets;  // by entry, as `BlockJob` has them
 };
 
-// How many blocks of 16 filters have any weight at a tap of a word, over all of these.
-int64_t CountBlocks(const tfc_shape& shape, const tfc_weights& weights, int32_t depth);
 
-// The one that seems fastest; `tile.run` is NULL if none fits. `work.blocks` is what CountBlocks says.
-BlockTiling ChooseBlockTiling(const BlockKernel& kernel, const tfc_shape& shape, OutputSize size,
-                              const Work& work);
+// The one that seems fastest; `tile.run` is NULL if none fits. `work.blocks` is what CountWords says of 16 filters.
+BlockTiling ChooseBlockTiling(const Kernel& kernel, const tfc_shape& shape, OutputSize size, const Work& work);
 Costs BlockCounts(const BlockTiling& tiling, const tfc_shape& shape, OutputSize size, const Work& work);
 
 // `source` gets, for the values of each entry in turn, `depth` of each filter, which of the weights given it is,

@@ -19,18 +19,18 @@ constexpr BlockTile kTiles[] = {
     {1, 3, RunBlocks<1, 3>}, {1, 2, RunBlocks<1, 2>}, {1, 1, RunBlocks<1, 1>},
 };
 
-constexpr BlockKernel kBlockKernel = {kTiles, sizeof(kTiles) / sizeof(BlockTile), 1, 0};
+constexpr BlockKernel kBlockKernel = {kTiles, sizeof(kTiles) / sizeof(BlockTile)};
 
 }  // namespace
 
-const Kernel kBlocksAvx2 = {"blocks_avx2", Supported, kRegisters, Multiply, nullptr, &kBlockKernel};
+const Kernel kBlocksAvx2 = {"blocks_avx2", Supported, kRegisters, Multiply, nullptr, &kBlockKernel, 0};
 
 }  // namespace tfc
 
 #else
 
 namespace tfc {
-const Kernel kBlocksAvx2 = {"blocks_avx2", nullptr, 0, nullptr, nullptr, nullptr};
+const Kernel kBlocksAvx2 = {"blocks_avx2", nullptr, 0, nullptr, nullptr, nullptr, 0};
 }
 
 #endif

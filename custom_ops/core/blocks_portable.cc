@@ -14,10 +14,10 @@ constexpr BlockTile kTiles[] = {
     {1, 2, RunBlocks<1, 2>}, {1, 1, RunBlocks<1, 1>},
 };
 
-constexpr BlockKernel kBlockKernel = {kTiles, sizeof(kTiles) / sizeof(BlockTile), 1, 0};
+constexpr BlockKernel kBlockKernel = {kTiles, sizeof(kTiles) / sizeof(BlockTile)};
 
 }  // namespace
 
-const Kernel kBlocksPortable = {"blocks_portable", Supported, kRegisters, Multiply, nullptr, &kBlockKernel};
+const Kernel kBlocksPortable = {"blocks_portable", Supported, kRegisters, Multiply, nullptr, &kBlockKernel, 0};
 
 }  // namespace tfc

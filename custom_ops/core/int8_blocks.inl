@@ -26,15 +26,14 @@ void RunBlock(const BlockJob& job, ptrdiff_t filter, int32_t count, int32_t filt
     }
   }
   // Read before bytes are written, which for all a compiler knows may change them.
-  const float* scales = job.scales + filter;
-  const float low = job.low, high = job.high;
+  Requantize by = job.requantize;
+  by.scales += filter;
   const ptrdiff_t output_row = job.output_row, output_column = job.output_column;
-  const int32_t zero = job.zero;
   int8_t* output = static_cast<int8_t*>(job.output) + filter;
   for (int r = 0; r < rows; ++r) {
     for (int c = 0; c < columns; ++c) {
       int8_t* to = output + r * output_row + c * output_column;
-      StoreScaled(to, filters, sums[r][c], scales, low, high, zero);
+      StoreScaled(to, filters, sums[r][c], by);
     }
   }
 }
@@ -49,26 +48,4 @@ void RunBlocks(const BlockJob& job) {
     offsets += job.counts[b];
     values += static_cast<ptrdiff_t>(job.counts[b]) * kLanes * kWordBytes;
   }
-}
-
-// How fast the backend multiplies and adds when nothing else is to do.
-float Multiply(int32_t times) {
-  alignas(64) int8_t bytes[kLanes * kWordBytes] = {1, 2, 3};
-  alignas(64) int32_t lanes[kLanes] = {};
-  Sums sums[kRegisters];
-  for (Sums& each : sums) each = LoadSums(lanes);
-  const Weights weights = LoadWeights(bytes);
-  for (int32_t i = 0; i < times; ++i) {
-    for (int v = 0; v < kRegisters; ++v) {
-      sums[v] = Dot(sums[v], reinterpret_cast<const uint8_t*>(bytes) + 4 * (v % kLanes), weights);
-    }
-  }
-  int8_t out[kLanes];
-  float all = 0;
-  const float scales[kLanes] = {1.0f};
-  for (const Sums& each : sums) {
-    StoreScaled(out, kLanes, each, scales, -128.0f, 127.0f, 0);
-    all += out[0];
-  }
-  return all;
 }

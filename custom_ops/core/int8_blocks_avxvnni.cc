@@ -3,6 +3,7 @@
 
 #if defined(__AVXVNNI__)
 
+#include <cpuid.h>
 #include <immintrin.h>
 #include <string.h>
 
@@ -32,16 +33,14 @@ inline Sums Dot(Sums sums, const uint8_t* word, Weights weights) {
   return sums;
 }
 
-inline __m256i Scaled(__m256i sums, const float* scales, float low, float high, int32_t zero) {
+inline __m256i Scaled(__m256i sums, const float* scales, const Requantize& by) {
   __m256 scaled = _mm256_mul_ps(_mm256_cvtepi32_ps(sums), _mm256_loadu_ps(scales));
-  scaled = _mm256_min_ps(_mm256_max_ps(scaled, _mm256_set1_ps(low)), _mm256_set1_ps(high));
-  return _mm256_add_epi32(_mm256_cvtps_epi32(scaled), _mm256_set1_epi32(zero));
+  scaled = _mm256_min_ps(_mm256_max_ps(scaled, _mm256_set1_ps(by.low)), _mm256_set1_ps(by.high));
+  return _mm256_add_epi32(_mm256_cvtps_epi32(scaled), _mm256_set1_epi32(by.zero));
 }
 
-inline void StoreScaled(int8_t* to, int32_t filters, Sums sums, const float* scales, float low, float high,
-                        int32_t zero) {
-  const __m256i words = _mm256_packs_epi32(Scaled(sums.half[0], scales, low, high, zero),
-                                           Scaled(sums.half[1], scales + 8, low, high, zero));
+inline void StoreScaled(int8_t* to, int32_t filters, Sums sums, const Requantize& by) {
+  const __m256i words = _mm256_packs_epi32(Scaled(sums.half[0], by.scales, by), Scaled(sums.half[1], by.scales + 8, by));
   const __m256i ordered = _mm256_permute4x64_epi64(words, 0xD8);
   const __m128i bytes = _mm_packs_epi16(_mm256_castsi256_si128(ordered), _mm256_extracti128_si256(ordered, 1));
   if (filters == kLanes) {
@@ -54,6 +53,7 @@ inline void StoreScaled(int8_t* to, int32_t filters, Sums sums, const float* sca
 }
 
 #include "int8_blocks.inl"
+#include "int8_multiply.inl"
 
 constexpr BlockTile kTiles[] = {
     {1, 6, RunBlocks<1, 6>}, {2, 3, RunBlocks<2, 3>}, {3, 2, RunBlocks<3, 2>},
@@ -61,21 +61,26 @@ constexpr BlockTile kTiles[] = {
     {1, 3, RunBlocks<1, 3>}, {1, 2, RunBlocks<1, 2>}, {1, 1, RunBlocks<1, 1>},
 };
 
-constexpr BlockKernel kBlockKernel = {kTiles, sizeof(kTiles) / sizeof(BlockTile), 4, 0x80};
+constexpr BlockKernel kBlockKernel = {kTiles, sizeof(kTiles) / sizeof(BlockTile)};
 
-bool Supported() { return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("avxvnni"); }
+// clang's __builtin_cpu_supports does not know of it.
+bool Supported() {
+  constexpr unsigned kAvxVnni = 1u << 4;
+  unsigned a = 0, b = 0, c = 0, d = 0;
+  return __builtin_cpu_supports("avx2") && __get_cpuid_count(7, 1, &a, &b, &c, &d) != 0 && (a & kAvxVnni) != 0;
+}
 
 }  // namespace
 
 const Kernel kInt8BlocksAvxVnni = {
-    "int8_blocks_avxvnni", Supported, kRegisters, Multiply, nullptr, &kBlockKernel};
+    "int8_blocks_avxvnni", Supported, kRegisters, Multiply, nullptr, &kBlockKernel, 0x80};
 
 }  // namespace tfc
 
 #else
 
 namespace tfc {
-const Kernel kInt8BlocksAvxVnni = {"int8_blocks_avxvnni", nullptr, 0, nullptr, nullptr, nullptr};
+const Kernel kInt8BlocksAvxVnni = {"int8_blocks_avxvnni", nullptr, 0, nullptr, nullptr, nullptr, 0};
 }
 
 #endif

@@ -38,16 +38,15 @@ inline Sums Dot(Sums sums, const uint8_t* word, Weights weights) {
   return sums;
 }
 
-inline int16x4_t Scaled(int32x4_t sums, const float* scales, float low, float high, int32_t zero) {
+inline int16x4_t Scaled(int32x4_t sums, const float* scales, const Requantize& by) {
   float32x4_t scaled = vmulq_f32(vcvtq_f32_s32(sums), vld1q_f32(scales));
-  scaled = vminq_f32(vmaxq_f32(scaled, vdupq_n_f32(low)), vdupq_n_f32(high));
-  return vqmovn_s32(vaddq_s32(vcvtnq_s32_f32(scaled), vdupq_n_s32(zero)));
+  scaled = vminq_f32(vmaxq_f32(scaled, vdupq_n_f32(by.low)), vdupq_n_f32(by.high));
+  return vqmovn_s32(vaddq_s32(vcvtnq_s32_f32(scaled), vdupq_n_s32(by.zero)));
 }
 
-inline void StoreScaled(int8_t* to, int32_t filters, Sums sums, const float* scales, float low, float high,
-                        int32_t zero) {
+inline void StoreScaled(int8_t* to, int32_t filters, Sums sums, const Requantize& by) {
   int16x4_t words[4];
-  for (int i = 0; i < 4; ++i) words[i] = Scaled(sums.part[i], scales + 4 * i, low, high, zero);
+  for (int i = 0; i < 4; ++i) words[i] = Scaled(sums.part[i], by.scales + 4 * i, by);
   const int8x16_t bytes = vcombine_s8(vqmovn_s16(vcombine_s16(words[0], words[1])),
                                       vqmovn_s16(vcombine_s16(words[2], words[3])));
   if (filters == kLanes) {
@@ -60,6 +59,7 @@ inline void StoreScaled(int8_t* to, int32_t filters, Sums sums, const float* sca
 }
 
 #include "int8_blocks.inl"
+#include "int8_multiply.inl"
 
 constexpr BlockTile kTiles[] = {
     {1, 6, RunBlocks<1, 6>}, {2, 3, RunBlocks<2, 3>}, {3, 2, RunBlocks<3, 2>},
@@ -67,7 +67,7 @@ constexpr BlockTile kTiles[] = {
     {1, 3, RunBlocks<1, 3>}, {1, 2, RunBlocks<1, 2>}, {1, 1, RunBlocks<1, 1>},
 };
 
-constexpr BlockKernel kBlockKernel = {kTiles, sizeof(kTiles) / sizeof(BlockTile), 4, 0};
+constexpr BlockKernel kBlockKernel = {kTiles, sizeof(kTiles) / sizeof(BlockTile)};
 
 bool Supported() {
 #if defined(__linux__)
@@ -80,14 +80,14 @@ bool Supported() {
 }  // namespace
 
 const Kernel kInt8BlocksDotprod = {
-    "int8_blocks_dotprod", Supported, kRegisters, Multiply, nullptr, &kBlockKernel};
+    "int8_blocks_dotprod", Supported, kRegisters, Multiply, nullptr, &kBlockKernel, 0};
 
 }  // namespace tfc
 
 #else
 
 namespace tfc {
-const Kernel kInt8BlocksDotprod = {"int8_blocks_dotprod", nullptr, 0, nullptr, nullptr, nullptr};
+const Kernel kInt8BlocksDotprod = {"int8_blocks_dotprod", nullptr, 0, nullptr, nullptr, nullptr, 0};
 }
 
 #endif

@@ -17,23 +17,26 @@ namespace tfc {
 constexpr int kLanes = 16;
 constexpr int kWordBytes = 4;
 
-// The sums of some filters over a block of input channels, for one register tile of rows x columns vectors.
+// Maps and weights are in words of four bytes: a channel in float32, or four neighbouring ones in int8. Sums are
+// words, too: floats, or whole numbers.
+
+// The sums of some filters over a block of words, for one register tile of rows x columns vectors.
 struct TileJob {
-  // Per filter in turn: how many weights it has in the block, where it is within the chunk, and then
-  // for each weight the cache line of its input, counted from `input`, and its value.
+  // Per filter in turn: how many words of weights it has in the block, where it is within the chunk, and then
+  // for each word the cache line of its input, counted from `input`, and its value.
   const int32_t* counts;
   const int32_t* slots;
   const uint16_t* lines;
-  const float* values;
+  const void* values;
   int32_t filters;
 
-  const float* input;   // of the tile's first vector and the block's first channel
+  const void* input;    // of the tile's first vector and the block's first word
   ptrdiff_t row_bytes;  // from one row of the tile to the next
 
-  float* sums;         // (slots, rows * columns, 16)
-  const float* begin;  // likewise, what sums begin with; may be `sums`; NULL for nothing
-  const float* bias;   // by slot, which sums begin with besides; NULL for nothing
-  bool last;           // whether to clamp to [low, high]
+  void* sums;         // (slots, rows * columns, 16)
+  const void* begin;  // likewise, what sums begin with; may be `sums`; NULL for nothing
+  const void* bias;   // by slot, which sums begin with besides; NULL for nothing
+  bool last;          // whether to clamp to [low, high], in float32
   float low, high;
 };
 
@@ -42,8 +45,8 @@ struct Tile {
   void (*run)(const TileJob& job);
 };
 
-// Moves positions of the map from images, whose channels are contiguous, to planes, one per channel, whose
-// vectors hold a position in all lanes.
+// Moves positions of the map from images, whose words are contiguous, to planes, one per word, whose vectors hold
+// a position in all lanes. "Channels" are words, here and below, and "floats" are, whatever is in them.
 struct PackJob {
   const float* const* pixels;  // (positions, 16)
   int32_t positions;
@@ -75,12 +78,20 @@ struct GatherJob {
   ptrdiff_t plane_floats;  // from one plane to the next
 };
 
-// Moves one position from planes to images.
+// How sums become outputs in int8: times a scale, clamped to [low, high], rounded, and `zero` added.
+struct Requantize {
+  const float* scales;  // by channel
+  float low, high;
+  int32_t zero;
+};
+
+// Moves one position from planes of sums to images, whose channels are those of their type.
 struct UnpackJob {
-  float* const* pixels;  // of the 16 lanes, NULL for those that are off the map
+  void* const* pixels;  // of the 16 lanes, NULL for those that are off the map
   int32_t channels;
   const float* from;
   ptrdiff_t plane_floats;
+  Requantize requantize;  // in int8
 };
 
 struct LaneKernel {
@@ -91,8 +102,7 @@ struct LaneKernel {
   void (*unpack)(const UnpackJob& job);
 };
 
-// The outputs of some blocks of 16 filters over a block of input channels, for one tile of rows x columns pixels.
-// Inputs are words of four bytes: a channel in float32, or four neighbouring ones in int8.
+// The outputs of some blocks of 16 filters over a block of words, for one tile of rows x columns pixels.
 struct BlockJob {
   // Per block of filters in turn: how many blocks of weights it has, and then for each of them how far its input
   // is from a pixel's, and its 64 bytes: a word for each filter.
@@ -108,15 +118,14 @@ struct BlockJob {
   void* output;                         // of the first block of filters
   ptrdiff_t output_row, output_column;  // in numbers of the output
   const void* bias;                     // of the first block, full blocks, which sums begin with; NULL for nothing
-  float low, high;                      // outputs are clamped to that, in int8 before `zero` is added
 
   // In float32:
   const float* begin;  // like the output, what sums begin with besides; may be it; NULL for nothing
-  bool last;           // whether to clamp
+  bool last;           // whether to clamp to [low, high]
+  float low, high;
 
-  // In int8, where there is but one block of channels, and sums are whole numbers:
-  const float* scales;  // of the first block: an output is its sum times that, rounded, and
-  int32_t zero;         // this more
+  // In int8, where there is but one block of words:
+  Requantize requantize;  // of the first block of filters
 };
 
 struct BlockTile {
@@ -127,8 +136,6 @@ struct BlockTile {
 struct BlockKernel {
   const BlockTile* tiles;
   int32_t tile_count;
-  int32_t depth;  // input channels in a word: 1 in float32, 4 in int8
-  uint8_t flip;   // what the bytes of an int8 input are combined with, exclusively or, before they are read
 };
 
 struct Kernel {
@@ -139,6 +146,7 @@ struct Kernel {
   float (*multiply)(int32_t times);
   const LaneKernel* lanes;  // one of the two
   const BlockKernel* blocks;
+  uint8_t flip;  // what the bytes of an int8 input are combined with, exclusively or, before they are multiplied
 };
 
 // Every kernel there is, best first, by the type of maps. A new one is a file, and a line here and in the build.
@@ -153,9 +161,11 @@ struct Kernel {
   X(BlocksPortable)
 
 #define TFC_INT8_KERNELS(X) \
+  X(Int8LanesAvx512Vnni)    \
   X(Int8BlocksAvx512Vnni)   \
   X(Int8BlocksAvxVnni)      \
   X(Int8BlocksDotprod)      \
+  X(Int8LanesPortable)      \
   X(Int8BlocksPortable)
 
 #define TFC_DECLARE(name) extern const Kernel k##name;

@@ -26,23 +26,26 @@ template <int rows, int columns>
 void RunTile(const TileJob& job) {
   constexpr int kVectors = rows * columns, kChains = Chains(kVectors);
   const char* at[rows];
-  for (int r = 0; r < rows; ++r) at[r] = reinterpret_cast<const char*>(job.input) + r * job.row_bytes;
+  for (int r = 0; r < rows; ++r) at[r] = static_cast<const char*>(job.input) + r * job.row_bytes;
   const uint16_t* lines = job.lines;
-  const float* values = job.values;
+  const auto* values = static_cast<const float*>(job.values);
+  const auto* begin = static_cast<const float*>(job.begin);
+  const auto* bias_of = static_cast<const float*>(job.bias);
+  auto* out = static_cast<float*>(job.sums);
   for (int32_t f = 0; f < job.filters; ++f) {
     const ptrdiff_t place = static_cast<ptrdiff_t>(job.slots[f]) * (kVectors * kLanes);
     Vector sums[kChains][kVectors];
     Vector* const sum = sums[0];
-    const Vector bias = Fill(job.bias != nullptr ? job.bias[job.slots[f]] : 0.0f);
+    const Vector bias = Fill(bias_of != nullptr ? bias_of[job.slots[f]] : 0.0f);
     for (int v = 0; v < kVectors; ++v) {
       sum[v] = bias;
       for (int chain = 1; chain < kChains; ++chain) sums[chain][v] = Fill(0.0f);
     }
-    if (job.begin != nullptr) {
-      for (int v = 0; v < kVectors; ++v) sum[v] = Add(sum[v], Load(job.begin + place + v * kLanes));
+    if (begin != nullptr) {
+      for (int v = 0; v < kVectors; ++v) sum[v] = Add(sum[v], Load(begin + place + v * kLanes));
     }
-    if (job.begin != nullptr && f + 1 < job.filters) {  // what the next filter begins with comes nearer meanwhile
-      const float* next = job.begin + static_cast<ptrdiff_t>(job.slots[f + 1]) * (kVectors * kLanes);
+    if (begin != nullptr && f + 1 < job.filters) {  // what the next filter begins with comes nearer meanwhile
+      const float* next = begin + static_cast<ptrdiff_t>(job.slots[f + 1]) * (kVectors * kLanes);
       for (int v = 0; v < kVectors; ++v) __builtin_prefetch(next + v * kLanes);
     }
     const int32_t count = job.counts[f];
@@ -70,35 +73,13 @@ void RunTile(const TileJob& job) {
       const Vector low = Fill(job.low), high = Fill(job.high);
       for (int v = 0; v < kVectors; ++v) sum[v] = Clamp(sum[v], low, high);
     }
-    for (int v = 0; v < kVectors; ++v) Store(job.sums + place + v * kLanes, sum[v]);
+    for (int v = 0; v < kVectors; ++v) Store(out + place + v * kLanes, sum[v]);
   }
 }
 
-void Pack(const PackJob& job) {
-  for (int32_t first = job.first_channel; first < job.end_channel; first += kLanes) {
-    float* planes[kLanes];
-    const int32_t count = job.channels - first < kLanes ? job.channels - first : kLanes;
-    for (int32_t c = 0; c < count; ++c) {
-      const int32_t plane = job.planes == nullptr ? first + c : job.planes[first + c];
-      const bool wanted = plane >= job.first_plane && plane < job.first_plane + job.plane_count;
-      planes[c] = job.to + (wanted ? plane - job.first_plane : job.plane_count) * job.plane_floats;
-    }
-    const float* const* pixels = job.pixels;
-    for (int32_t position = 0; position < job.positions; ++position, pixels += kLanes) {
-      const ptrdiff_t at = static_cast<ptrdiff_t>(position) * kLanes;
-      if (count == kLanes) {
-        Vector rows[kLanes];
-        for (int lane = 0; lane < kLanes; ++lane) rows[lane] = Load(pixels[lane] + first);
-        Transpose(rows);
-        for (int c = 0; c < kLanes; ++c) Store(planes[c] + at, rows[c]);
-      } else {
-        for (int32_t c = 0; c < count; ++c) {
-          for (int lane = 0; lane < kLanes; ++lane) planes[c][at + lane] = pixels[lane][first + c];
-        }
-      }
-    }
-  }
-}
+inline Vector Prepared(Vector v) { return v; }
+
+#include "pack.inl"
 
 // One position, of all channels.
 template <int parts>
@@ -140,13 +121,13 @@ void Unpack(const UnpackJob& job) {
     for (int c = 0; c < kLanes; ++c) rows[c] = Load(job.from + (channel + c) * job.plane_floats);
     Transpose(rows);
     for (int lane = 0; lane < kLanes; ++lane) {
-      if (job.pixels[lane] != nullptr) Store(job.pixels[lane] + channel, rows[lane]);
+      if (job.pixels[lane] != nullptr) Store(static_cast<float*>(job.pixels[lane]) + channel, rows[lane]);
     }
   }
   for (; channel < job.channels; ++channel) {
     const float* from = job.from + channel * job.plane_floats;
     for (int lane = 0; lane < kLanes; ++lane) {
-      if (job.pixels[lane] != nullptr) job.pixels[lane][channel] = from[lane];
+      if (job.pixels[lane] != nullptr) static_cast<float*>(job.pixels[lane])[channel] = from[lane];
     }
   }
 }

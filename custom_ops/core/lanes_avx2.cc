@@ -23,14 +23,14 @@ constexpr LaneKernel kLaneKernel = {kTiles, sizeof(kTiles) / sizeof(Tile), Pack,
 
 }  // namespace
 
-const Kernel kLanesAvx2 = {"lanes_avx2", Supported, kRegisters, Multiply, &kLaneKernel, nullptr};
+const Kernel kLanesAvx2 = {"lanes_avx2", Supported, kRegisters, Multiply, &kLaneKernel, nullptr, 0};
 
 }  // namespace tfc
 
 #else
 
 namespace tfc {
-const Kernel kLanesAvx2 = {"lanes_avx2", nullptr, 0, nullptr, nullptr, nullptr};
+const Kernel kLanesAvx2 = {"lanes_avx2", nullptr, 0, nullptr, nullptr, nullptr, 0};
 }
 
 #endif

@@ -26,14 +26,14 @@ constexpr LaneKernel kLaneKernel = {kTiles, sizeof(kTiles) / sizeof(Tile), Pack,
 
 }  // namespace
 
-const Kernel kLanesAvx512 = {"lanes_avx512", Supported, kRegisters, Multiply, &kLaneKernel, nullptr};
+const Kernel kLanesAvx512 = {"lanes_avx512", Supported, kRegisters, Multiply, &kLaneKernel, nullptr, 0};
 
 }  // namespace tfc
 
 #else
 
 namespace tfc {
-const Kernel kLanesAvx512 = {"lanes_avx512", nullptr, 0, nullptr, nullptr, nullptr};
+const Kernel kLanesAvx512 = {"lanes_avx512", nullptr, 0, nullptr, nullptr, nullptr, 0};
 }
 
 #endif

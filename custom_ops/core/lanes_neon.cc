@@ -23,14 +23,14 @@ constexpr LaneKernel kLaneKernel = {kTiles, sizeof(kTiles) / sizeof(Tile), Pack,
 
 }  // namespace
 
-const Kernel kLanesNeon = {"lanes_neon", Supported, kRegisters, Multiply, &kLaneKernel, nullptr};
+const Kernel kLanesNeon = {"lanes_neon", Supported, kRegisters, Multiply, &kLaneKernel, nullptr, 0};
 
 }  // namespace tfc
 
 #else
 
 namespace tfc {
-const Kernel kLanesNeon = {"lanes_neon", nullptr, 0, nullptr, nullptr, nullptr};
+const Kernel kLanesNeon = {"lanes_neon", nullptr, 0, nullptr, nullptr, nullptr, 0};
 }
 
 #endif

@@ -19,6 +19,6 @@ constexpr LaneKernel kLaneKernel = {kTiles, sizeof(kTiles) / sizeof(Tile), Pack,
 
 }  // namespace
 
-const Kernel kLanesPortable = {"lanes_portable", Supported, kRegisters, Multiply, &kLaneKernel, nullptr};
+const Kernel kLanesPortable = {"lanes_portable", Supported, kRegisters, Multiply, &kLaneKernel, nullptr, 0};
 
 }  // namespace tfc

@@ -52,7 +52,7 @@ bool TilesFit(const Outline& o) {
 // Whether the kernel can do it.
 bool Cut(Outline* o) {
   if (o->kernel->blocks != nullptr) {
-    o->block_tiling = ChooseBlockTiling(*o->kernel->blocks, o->shape, o->size, o->work);
+    o->block_tiling = ChooseBlockTiling(*o->kernel, o->shape, o->size, o->work);
     return o->block_tiling.tile.run != nullptr;
   }
   o->tiling = ChooseTiling(*o->kernel->lanes, o->shape, o->size, o->work);
@@ -92,12 +92,13 @@ tfc_status MakeOutline(Type type, const tfc_shape& shape, const tfc_weight_count
   if (const auto status = FindKernels(type, options.kernel, &kernels)) return status;
   outline.shape = shape;
   Work& work = outline.work;
+  work.depth = DepthOf(type);
   work.tiled = {options.tiled_input != 0, options.tiled_residual != 0, options.tiled_output != 0};
   work.tiles = options.tiles;
   work.weights = counts.weights;
   work.blocks = counts.blocks;
   work.in_place = work.tiled.input && Pointwise(shape);
-  work.channels = work.in_place ? shape.channels : counts.channels;
+  work.channels = work.in_place ? shape.channels / work.depth : counts.channels;
   const bool plain = Any(work.tiles) && !work.tiled.Any();
   if (Pointwise(shape) && plain) Flatten(&outline);
   double least = std::numeric_limits<double>::infinity();

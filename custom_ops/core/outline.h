@@ -24,6 +24,9 @@ struct Outline {
 
 enum Type { kFloat32, kInt8 };
 
+// Channels in a word of four bytes.
+inline int32_t DepthOf(Type type) { return type == kInt8 ? 4 : 1; }
+
 // The kernels for maps of a type that are in this build, and of these the one of that name, or the best of each
 // kind.
 const Kernel* KernelAt(Type type, int32_t index);

@@ -23,16 +23,17 @@ tfc_status MakeStructure(Type type, const tfc_shape& shape, const tfc_weights& w
   structure->type = type;
   structure->weights = weights.count;
   Stream& stream = structure->stream;
-  AssignPlanes(shape, weights, &stream);
+  const int32_t depth = DepthOf(type);
+  AssignPlanes(shape, weights, depth, &stream);
   Outline& outline = structure->outline;
-  const int32_t depth = type == kInt8 ? 4 : 1;
-  const tfc_weight_counts counts = {weights.count, CountBlocks(shape, weights, depth), stream.plane_count};
+  const tfc_weight_counts counts = {CountWords(shape, weights, 1, depth),
+                                    CountWords(shape, weights, kLanes, depth), stream.plane_count};
   if (const auto status = MakeOutline(type, shape, counts, options, kTypical, &outline)) return status;
   if (outline.kernel->blocks != nullptr) {
     FillBlockStream(outline.shape, weights, outline.block_tiling, &structure->blocks, &structure->source);
   } else {
     if (outline.work.in_place) AssignAllPlanes(&stream);
-    FillStream(outline.shape, weights, outline.tiling, &stream, &structure->source);
+    FillStream(outline.shape, weights, depth, outline.tiling, &stream, &structure->source);
   }
   *made = std::move(structure);
   return TFC_OK;
@@ -89,7 +90,7 @@ tfc_status MakeInt8Plan(std::shared_ptr<const Structure> structure, const tfc_in
   numbers.bias.assign(padded, 0);
   if (bias != nullptr) std::copy_n(bias, shape.filters, numbers.bias.begin());
   // Inputs are read with their sign flipped where the kernel wants them without one: as much more.
-  const int32_t zero = requantization.input_zero + structure->outline.kernel->blocks->flip;
+  const int32_t zero = requantization.input_zero + structure->outline.kernel->flip;
   for (int64_t i = 0; i < weights.count; ++i) {
     // Without sign: sums may overflow, and come back.
     auto& sum = reinterpret_cast<uint32_t&>(numbers.bias[weights.indices[i] % shape.filters]);
@@ -211,7 +212,7 @@ tfc_status tfc_int8_plan_run(const tfc_plan* plan, const int8_t* input, int8_t* 
   if (missing || batch < 0 || threads < 1 || plan->structure->type != tfc::kInt8) return TFC_BAD_ARGUMENT;
   if (batch == 0) return TFC_OK;
   try {
-    return tfc::RunBlocks(*plan, {input, nullptr, output}, batch, threads);
+    return tfc::Run(*plan, {input, nullptr, output}, batch, threads);
   } catch (const std::bad_alloc&) {
     return TFC_NO_MEMORY;
   }
@@ -224,8 +225,8 @@ tfc_status tfc_count_weights(const tfc_shape* shape, const tfc_weights* weights,
     if (const auto status = tfc::CheckShape(*shape, &size)) return status;
     if (const auto status = tfc::CheckIndices(*shape, *weights)) return status;
     tfc::Stream stream;
-    tfc::AssignPlanes(*shape, *weights, &stream);
-    *counts = {weights->count, tfc::CountBlocks(*shape, *weights, 1), stream.plane_count};
+    tfc::AssignPlanes(*shape, *weights, 1, &stream);
+    *counts = {weights->count, tfc::CountWords(*shape, *weights, tfc::kLanes, 1), stream.plane_count};
     return TFC_OK;
   } catch (const std::bad_alloc&) {
     return TFC_NO_MEMORY;

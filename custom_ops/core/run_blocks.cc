@@ -87,7 +87,7 @@ class Runner {
 
   // `inside` pixels from that place on behind `left` ones of the padding, all of them in whole words.
   void CopyBytes(int64_t first, int32_t inside, int32_t left, uint8_t* to) const {
-    const uint8_t flip = outline_.kernel->blocks->flip;
+    const uint8_t flip = outline_.kernel->flip;
     const auto zero = static_cast<uint8_t>(plan_.int8.requantization.input_zero ^ flip);
     const int64_t pixel = int64_t{tiling_.words} * kWordBytes, channels = shape_.channels;
     std::fill_n(to, left * pixel, zero);
@@ -153,13 +153,9 @@ class Runner {
 
   void RunInt8(const BlockChunk& chunk, int64_t output, BlockJob* job) const {
     const Int8Numbers& numbers = plan_.int8;
-    const tfc_requantization& r = numbers.requantization;
     job->output = static_cast<int8_t*>(maps_.output) + output;
     job->bias = numbers.bias.data() + chunk.first_block * kLanes;
-    job->scales = numbers.scales.data() + chunk.first_block * kLanes;
-    job->low = static_cast<float>(r.low - r.output_zero);
-    job->high = static_cast<float>(r.high - r.output_zero);
-    job->zero = r.output_zero;
+    job->requantize = numbers.From(chunk.first_block * kLanes);
     const BlockStep& step = chunk.steps.front();  // the only one
     job->values = numbers.values.data() + step.first_entry * kLanes * kWordBytes;
     RunStep(step, job);

@@ -1,5 +1,6 @@
 // Running a plan whose lanes are parts of the map.
 #include <algorithm>
+#include <cstring>
 #include <vector>
 
 #include "run.h"
@@ -47,22 +48,26 @@ class Runner {
         kernel_(*outline_.kernel->lanes),
         input_(static_cast<const float*>(maps.input)),
         residual_(static_cast<const float*>(maps.residual)),
-        output_(static_cast<float*>(maps.output)),
+        output_(maps.output),
+        words_((shape_.channels + outline_.work.depth - 1) / outline_.work.depth),
         plane_floats_(static_cast<ptrdiff_t>(tiling_.plane_lines) * kLanes),
         sum_floats_(static_cast<ptrdiff_t>(tiling_.Vectors()) * kLanes),
         pixels_(tiled_.input ? 0 : static_cast<size_t>(tiling_.Positions()) * kLanes),
         residual_pixels_(maps.residual == nullptr || tiled_.residual ? 0 : sum_floats_),
         moves_(tiled_.input && !outline_.work.in_place ? tiling_.Positions() : 0),
-        scratch_(PlaneFloats() + SumFloats() + std::max(shape_.channels, shape_.filters)),
+        scratch_(PlaneFloats() + SumFloats() + std::max(words_, shape_.filters)),
+        whole_words_(WholeWords() ? 1 : static_cast<size_t>(shape_.height) * shape_.width * words_),
         planes_(scratch_.data()),
         sums_(planes_ + PlaneFloats()),
         zeros_(sums_ + SumFloats()) {
     for (int32_t i = 0; i < tiling_.tile.rows; ++i) tile_rows_.push_back(i);
     for (int32_t i = 0; i < tiling_.tile.columns; ++i) tile_columns_.push_back(i);
-    if (planes_ != nullptr) std::fill_n(zeros_, std::max(shape_.channels, shape_.filters), 0.0f);
+    if (planes_ == nullptr) return;
+    const int32_t zero = Int8() ? plan_.int8.requantization.input_zero : 0;
+    std::memset(zeros_, zero, sizeof(float) * std::max(words_, shape_.filters));
   }
 
-  bool Ready() const { return planes_ != nullptr; }
+  bool Ready() const { return planes_ != nullptr && whole_words_.data() != nullptr; }
 
   void Run(const Task& task) {
     task_ = task;
@@ -78,13 +83,14 @@ class Runner {
   }
 
  private:
+  bool Int8() const { return plan_.structure->type == kInt8; }
   size_t PlaneFloats() const { return outline_.work.in_place ? 0 : plane_floats_ * (tiling_.block_channels + 1); }
   size_t SumFloats() const { return tiled_.output ? 0 : sum_floats_ * stream_.chunks.front().filters; }
 
   void RunPart(const Part& part) {
     if (part.Filters() == 0) return;
     const Chunk& chunk = part.chunk;
-    float* sums = tiled_.output ? Region(output_, shape_.filters) + chunk.first_filter * sum_floats_ : sums_;
+    float* sums = tiled_.output ? Region(static_cast<float*>(output_), shape_.filters) + chunk.first_filter * sum_floats_ : sums_;
     const float* begin = Begin(part, sums);
     for (const Step& step : chunk.steps) {
       SumBlock(part, step, Planes(step), begin, sums);
@@ -114,19 +120,39 @@ class Runner {
 
   void FindInputPixels() {
     const tfc_shape& s = shape_;
-    FindPixels(input_, {s.height, s.width, s.channels, &tiling_.rows.source, &tiling_.columns.source},
-               s.stride_height, s.stride_width, s.pad_top, s.pad_left, pixels_.data());
+    const Window window = {s.height, s.width, words_, &tiling_.rows.source, &tiling_.columns.source};
+    if (!WholeWords() && task_.image != copied_) CopyImage();
+    FindPixels(WholeWords() ? Image(input_, window) : whole_words_.data(), window, s.stride_height, s.stride_width,
+               s.pad_top, s.pad_left, pixels_.data());
+  }
+
+  // Whether pixels of the input begin and end with words.
+  bool WholeWords() const { return shape_.channels % outline_.work.depth == 0; }
+
+  // Into one whose pixels do; no weight reads what fills them up.
+  void CopyImage() {
+    const int64_t pixels = int64_t{shape_.height} * shape_.width, channels = shape_.channels;
+    const auto* from = reinterpret_cast<const uint8_t*>(input_) + task_.image * pixels * channels;
+    auto* to = reinterpret_cast<uint8_t*>(whole_words_.data());
+    for (int64_t i = 0; i < pixels; ++i, from += channels, to += int64_t{words_} * kWordBytes) {
+      std::memcpy(to, from, static_cast<size_t>(channels));
+      std::memset(to + channels, 0, static_cast<size_t>(words_ * kWordBytes - channels));
+    }
+    copied_ = task_.image;
+  }
+
+  const float* Image(const float* map, const Window& window) const {
+    return map + task_.image * int64_t{window.height} * window.width * window.channels;
   }
 
   void FindResidualPixels() {
     const OutputSize size = outline_.size;
-    FindPixels(residual_, {size.height, size.width, shape_.filters, &tile_rows_, &tile_columns_}, 1, 1, 0, 0,
-               residual_pixels_.data());
+    const Window window = {size.height, size.width, shape_.filters, &tile_rows_, &tile_columns_};
+    FindPixels(Image(residual_, window), window, 1, 1, 0, 0, residual_pixels_.data());
   }
 
-  void FindPixels(const float* map, const Window& window, int64_t stride_height, int64_t stride_width,
+  void FindPixels(const float* image, const Window& window, int64_t stride_height, int64_t stride_width,
                   int32_t pad_top, int32_t pad_left, const float** pixels) const {
-    const float* image = map + task_.image * int64_t{window.height} * window.width * window.channels;
     for (int lane = 0; lane < kLanes; ++lane) {
       const int64_t top = TileRow(lane) * stride_height - pad_top,
                     left = TileColumn(lane) * stride_width - pad_left;
@@ -190,7 +216,7 @@ class Runner {
       GatherBlock(step);
     } else {
       kernel_.pack({pixels_.data(), tiling_.Positions(), stream_.planes.data(), step.first_channel,
-                    step.end_channel, shape_.channels, step.first_plane, step.planes, planes_, plane_floats_});
+                    step.end_channel, words_, step.first_plane, step.planes, planes_, plane_floats_});
     }
     return planes_;
   }
@@ -225,13 +251,20 @@ class Runner {
     job.counts = stream_.counts.data() + count;
     job.slots = stream_.slots.data() + count;
     job.lines = stream_.lines.data() + weight;
-    job.values = plan_.values.data() + weight;
+    const Int8Numbers& numbers = plan_.int8;
+    if (Int8()) {
+      job.values = numbers.values.data() + weight * kWordBytes;
+    } else {
+      job.values = plan_.values.data() + weight;
+    }
     job.filters = part.Filters();
     job.input = planes;
     job.row_bytes = static_cast<ptrdiff_t>(tiling_.columns.source.size()) * kLanes * sizeof(float);
     job.sums = sums;
     job.begin = begin;
-    job.bias = &step == &chunk.steps.front() ? plan_.bias.data() + chunk.first_filter : nullptr;
+    const void* bias = Int8() ? static_cast<const void*>(numbers.bias.data() + chunk.first_filter)
+                              : plan_.bias.data() + chunk.first_filter;
+    job.bias = &step == &chunk.steps.front() ? bias : nullptr;
     job.last = &step == &chunk.steps.back();
     job.low = plan_.structure->range.low;
     job.high = plan_.structure->range.high;
@@ -239,20 +272,23 @@ class Runner {
   }
 
   void UnpackTile(const Part& part) {
-    const int32_t first = part.FirstFilter();
+    const int32_t first = part.FirstFilter(), filter = part.chunk.first_filter + first;
     const OutputSize size = outline_.size;
-    float* image = output_ + task_.image * int64_t{size.height} * size.width * shape_.filters;
+    const int64_t number_bytes = Int8() ? sizeof(int8_t) : sizeof(float);
+    auto* image = static_cast<char*>(output_) +
+                  task_.image * int64_t{size.height} * size.width * shape_.filters * number_bytes;
+    const Requantize requantize = Int8() ? plan_.int8.From(filter) : Requantize{};
     for (int32_t r = 0; r < tiling_.tile.rows; ++r) {
       for (int32_t c = 0; c < tiling_.tile.columns; ++c) {
-        float* pixels[kLanes];
+        void* pixels[kLanes];
         for (int lane = 0; lane < kLanes; ++lane) {
           const int64_t y = TileRow(lane) + r, x = TileColumn(lane) + c;
           const bool on = y < size.height && x < size.width;
-          pixels[lane] =
-              on ? image + (y * size.width + x) * shape_.filters + part.chunk.first_filter + first : nullptr;
+          const int64_t number = (y * size.width + x) * shape_.filters + filter;
+          pixels[lane] = on ? image + number * number_bytes : nullptr;
         }
         const float* from = sums_ + first * sum_floats_ + (r * tiling_.tile.columns + c) * kLanes;
-        kernel_.unpack({pixels, part.Filters(), from, sum_floats_});
+        kernel_.unpack({pixels, part.Filters(), from, sum_floats_, requantize});
       }
     }
   }
@@ -265,13 +301,15 @@ class Runner {
   const Tiled& tiled_;
   const LaneKernel& kernel_;
   const float *input_, *residual_;
-  float* output_;
+  void* output_;
+  int32_t words_;  // of a pixel of the input
   ptrdiff_t plane_floats_, sum_floats_;
   std::vector<int32_t> tile_rows_, tile_columns_;
   std::vector<const float*> pixels_, residual_pixels_;  // (positions, lanes)
   std::vector<Move> moves_;                             // by position
   std::vector<int32_t> lanes_;                          // (positions, lanes)
-  Scratch scratch_;
+  Scratch scratch_, whole_words_;
+  int32_t copied_ = -1;  // the image in `whole_words_`
   float *planes_, *sums_, *zeros_;
   Task task_;
 };

@@ -128,8 +128,8 @@ TFC_EXPORT tfc_status tfc_plan_create_with(const tfc_shape* shape, const tfc_wei
 TFC_EXPORT tfc_status tfc_plan_run_with(const tfc_plan* plan, const float* input, const float* residual,
                                         float* output, int32_t batch, int32_t threads);
 
-/* In int8. Kernels have names of their own; they leave out blocks of 16 neighbouring filters by 4 neighbouring
- * channels at one tap. Padding stands for 0, and so is `input_zero`. TFC_BAD_ARGUMENT for scales that are not
+/* In int8. Kernels have names of their own: "int8_lanes_..." leave out blocks of 4 neighbouring channels of one
+ * filter, "int8_blocks_..." those of 16 neighbouring filters, at one tap. Padding stands for 0, and so is `input_zero`. TFC_BAD_ARGUMENT for scales that are not
  * above 0, zeros and bounds beyond 8 bits, and for a plan of the other type.
  * bias: (filters,) or NULL. */
 TFC_EXPORT const char* tfc_int8_kernel_name(int32_t index);

@@ -6,22 +6,30 @@
 namespace tfc {
 namespace {
 
-// Where a weight is in a plane, and which one it is.
+// Where a word of weights is in a plane, and where those it is made of are told.
 struct Weight {
-  int32_t plane, line, source;
+  int32_t plane, line;
+  int64_t source;
 };
 
 using Filter = std::vector<Weight>;
 
-// The weights of each filter, by plane.
-std::vector<Filter> Filters(const tfc_shape& s, const tfc_weights& weights, const Tiling& tiling,
-                            const Stream& stream) {
+// The words of each filter, by plane; `source` gets `depth` places for each. Weights come tap by tap and channel by
+// channel, so that those of a word follow each other in their filter.
+std::vector<Filter> Filters(const tfc_shape& s, const tfc_weights& weights, int32_t depth, const Tiling& tiling,
+                            const Stream& stream, std::vector<int32_t>* source) {
   std::vector<Filter> filters(s.filters);
   const auto width = static_cast<int32_t>(tiling.columns.source.size());
   for (int64_t i = 0; i < weights.count; ++i) {
     const Place at = PlaceOf(s, weights.indices[i]);
     const int32_t line = tiling.rows.taps[at.row] * width + tiling.columns.taps[at.column];
-    filters[at.filter].push_back({stream.planes[at.channel], line, static_cast<int32_t>(i)});
+    const int32_t plane = stream.planes[at.channel / depth];
+    Filter& filter = filters[at.filter];
+    if (filter.empty() || filter.back().plane != plane || filter.back().line != line) {
+      filter.push_back({plane, line, static_cast<int64_t>(source->size())});
+      source->resize(source->size() + depth, -1);
+    }
+    (*source)[filter.back().source + at.channel % depth] = static_cast<int32_t>(i);
   }
   for (Filter& filter : filters) {
     std::stable_sort(filter.begin(), filter.end(),
@@ -33,7 +41,7 @@ std::vector<Filter> Filters(const tfc_shape& s, const tfc_weights& weights, cons
 // Adds what of these filters lies in a block of planes. Of a share those with most weights come first: the
 // processor foretells the end of a loop that is as long as the one before.
 void AddStep(const Filter* filters, const Step& block, int32_t plane_lines, std::vector<size_t>* done,
-             Chunk* chunk, Stream* stream, std::vector<int32_t>* source) {
+             Chunk* chunk, Stream* stream, std::vector<int64_t>* places) {
   const auto ends = [&](int32_t slot) {
     size_t at = (*done)[slot];
     while (at < filters[slot].size() && filters[slot][at].plane < block.first_plane + block.planes) ++at;
@@ -59,7 +67,7 @@ void AddStep(const Filter* filters, const Step& block, int32_t plane_lines, std:
         const Weight& weight = filters[*slot][(*done)[*slot]++];
         stream->lines.push_back(
             static_cast<uint16_t>((weight.plane - block.first_plane) * plane_lines + weight.line));
-        source->push_back(weight.source);
+        places->push_back(weight.source);
       }
     }
   }
@@ -91,9 +99,25 @@ Place PlaceOf(const tfc_shape& s, int32_t index) {
   return {tap / s.kernel_width, tap % s.kernel_width, first + index / s.filters % depth, filter};
 }
 
-void AssignPlanes(const tfc_shape& shape, const tfc_weights& weights, Stream* stream) {
-  stream->planes.assign(shape.channels, -1);
-  for (int64_t i = 0; i < weights.count; ++i) stream->planes[PlaceOf(shape, weights.indices[i]).channel] = 0;
+int64_t CountWords(const tfc_shape& shape, const tfc_weights& weights, int32_t filters, int32_t depth) {
+  int64_t count = 0;
+  const int64_t words = (shape.channels + depth - 1) / depth;
+  std::vector<int64_t> last((shape.filters + filters - 1) / filters, -1);
+  for (int64_t i = 0; i < weights.count; ++i) {
+    const Place at = PlaceOf(shape, weights.indices[i]);
+    const int64_t tap = int64_t{at.row} * shape.kernel_width + at.column;
+    const int64_t place = tap * words + at.channel / depth;
+    count += last[at.filter / filters] != place;
+    last[at.filter / filters] = place;
+  }
+  return count;
+}
+
+void AssignPlanes(const tfc_shape& shape, const tfc_weights& weights, int32_t depth, Stream* stream) {
+  stream->planes.assign((shape.channels + depth - 1) / depth, -1);
+  for (int64_t i = 0; i < weights.count; ++i) {
+    stream->planes[PlaceOf(shape, weights.indices[i]).channel / depth] = 0;
+  }
   for (int32_t& plane : stream->planes) plane = plane < 0 ? -1 : stream->plane_count++;
 }
 
@@ -102,17 +126,23 @@ void AssignAllPlanes(Stream* stream) {
   stream->plane_count = static_cast<int32_t>(stream->planes.size());
 }
 
-void FillStream(const tfc_shape& shape, const tfc_weights& weights, const Tiling& tiling, Stream* stream,
-                std::vector<int32_t>* source) {
-  const std::vector<Filter> filters = Filters(shape, weights, tiling, *stream);
+void FillStream(const tfc_shape& shape, const tfc_weights& weights, int32_t depth, const Tiling& tiling,
+                Stream* stream, std::vector<int32_t>* source) {
+  std::vector<int32_t> unsorted;
+  std::vector<int64_t> places;
+  const std::vector<Filter> filters = Filters(shape, weights, depth, tiling, *stream, &unsorted);
   const std::vector<Step> blocks = Blocks(*stream, tiling.block_channels);
   for (int32_t first = 0; first < shape.filters; first += tiling.chunk_filters) {
     Chunk chunk = {first, std::min(tiling.chunk_filters, shape.filters - first), {}};
     std::vector<size_t> done(chunk.filters, 0);
     for (const Step& block : blocks) {
-      AddStep(filters.data() + first, block, tiling.plane_lines, &done, &chunk, stream, source);
+      AddStep(filters.data() + first, block, tiling.plane_lines, &done, &chunk, stream, &places);
     }
     stream->chunks.push_back(std::move(chunk));
+  }
+  source->reserve(unsorted.size());
+  for (const int64_t place : places) {
+    source->insert(source->end(), unsorted.begin() + place, unsorted.begin() + place + depth);
   }
 }
 

@@ -26,12 +26,12 @@ inline int32_t ShareBegin(int32_t filters, int32_t share) {
   return std::min(filters, (filters * share / kShares + kLanes - 1) / kLanes * kLanes);
 }
 
-// One block of input channels for one chunk of filters.
+// One block of words of the input for one chunk of filters.
 struct Step {
   int32_t first_plane, planes;
-  int32_t first_channel, end_channel;  // that they hold
+  int32_t first_channel, end_channel;  // the words that they hold
   // By share, and behind the last: in `counts` and `slots`; in `lines`, `source` and a plan's values.
-  std::array<int64_t, kShares + 1> first_count, first_weight;
+  std::array<int64_t, kShares + 1> first_count, first_weight;  // a word each
 };
 
 struct Chunk {
@@ -40,19 +40,22 @@ struct Chunk {
 };
 
 struct Stream {
-  std::vector<int32_t> planes;  // by input channel: which plane it gets, or -1 where no weight reads it;
+  std::vector<int32_t> planes;  // by word of the input: which plane it gets, or -1 where no weight reads it;
   int32_t plane_count = 0;
   std::vector<Chunk> chunks;
   std::vector<int32_t> slots, counts;  // of each step in turn: its filters, and how many weights they have
   std::vector<uint16_t> lines;
 };
 
-// Gives planes to the channels that some weight reads; then to all.
-void AssignPlanes(const tfc_shape& shape, const tfc_weights& weights, Stream* stream);
+// At how many places, of a tap, a word of `depth` channels and so many filters, there is any weight.
+int64_t CountWords(const tfc_shape& shape, const tfc_weights& weights, int32_t filters, int32_t depth);
+
+// Gives planes to the words that some weight reads; then to all.
+void AssignPlanes(const tfc_shape& shape, const tfc_weights& weights, int32_t depth, Stream* stream);
 void AssignAllPlanes(Stream* stream);
-// `source` gets, for each weight in turn, which of those given it is.
-void FillStream(const tfc_shape& shape, const tfc_weights& weights, const Tiling& tiling, Stream* stream,
-                std::vector<int32_t>* source);
+// `source` gets, for the `depth` weights of each word in turn, which of those given they are, or -1.
+void FillStream(const tfc_shape& shape, const tfc_weights& weights, int32_t depth, const Tiling& tiling,
+                Stream* stream, std::vector<int32_t>* source);
 
 }  // namespace tfc
 

@@ -45,9 +45,10 @@ struct Tiled {
 
 // What the choice of a tiling depends on, besides the shape.
 struct Work {
-  int64_t weights;   // that are not zero
-  int64_t blocks;    // of 16 filters, with any weight at a tap of a channel
-  int32_t channels;  // that any of them reads
+  int32_t depth;     // channels in a word
+  int64_t weights;   // words of them that are not zero
+  int64_t blocks;    // of 16 filters, with any weight at a tap of a word
+  int32_t channels;  // words of the input that any of them reads
   tfc_tiles tiles;   // those to take; zeros for any
   Tiled tiled;
   bool in_place;  // whether planes are read where they are in the input

@@ -1,0 +1,63 @@
+// The int8 kernel whose lanes are parts of the map, with plain C++.
+#include "vector_portable.h"
+
+#include <string.h>
+
+#include "int8_portable.h"
+
+namespace tfc {
+namespace {
+
+constexpr int kRegisters = 4;
+
+struct Word {
+  int8_t bytes[kWordBytes];
+};
+
+inline Sums FillSums(int32_t value) {
+  Sums sums;
+  for (int32_t& lane : sums.lane) lane = value;
+  return sums;
+}
+inline Sums AddSums(Sums a, const Sums& b) {
+  for (int i = 0; i < kLanes; ++i) {
+    a.lane[i] = static_cast<int32_t>(static_cast<uint32_t>(a.lane[i]) + static_cast<uint32_t>(b.lane[i]));
+  }
+  return a;
+}
+inline void StoreSums(int32_t* to, const Sums& sums) { memcpy(to, sums.lane, sizeof(sums.lane)); }
+inline Word LoadWord(const void* from) {
+  Word word;
+  memcpy(word.bytes, from, sizeof(word.bytes));
+  return word;
+}
+inline Sums DotLanes(Sums sums, const void* line, const Word& word) {
+  const auto* bytes = static_cast<const int8_t*>(line);
+  for (int i = 0; i < kLanes; ++i) {
+    int32_t sum = 0;
+    for (int k = 0; k < kWordBytes; ++k) sum += bytes[kWordBytes * i + k] * word.bytes[k];
+    sums.lane[i] = static_cast<int32_t>(static_cast<uint32_t>(sums.lane[i]) + static_cast<uint32_t>(sum));
+  }
+  return sums;
+}
+inline Sums AsSums(const Vector& v) {
+  Sums sums;
+  memcpy(sums.lane, v.lane, sizeof(sums.lane));
+  return sums;
+}
+inline Vector Prepared(const Vector& v) { return v; }
+
+#include "int8_lanes.inl"
+#include "int8_multiply.inl"
+
+constexpr Tile kTiles[] = {{1, 4, RunTile<1, 4>}, {2, 2, RunTile<2, 2>}, {1, 2, RunTile<1, 2>},
+                           {1, 1, RunTile<1, 1>}};
+
+constexpr LaneKernel kLaneKernel = {kTiles, sizeof(kTiles) / sizeof(Tile), Pack, Gather, Unpack};
+
+}  // namespace
+
+const Kernel kInt8LanesPortable = {
+    "int8_lanes_portable", Int8Supported, kRegisters, Multiply, &kLaneKernel, nullptr, 0};
+
+}  // namespace tfc

@@ -1,0 +1,51 @@
+// 16 sums in whole numbers with plain C++. A kernel includes this in its translation unit.
+#ifndef TFCOMPRESS_INT8_H_
+#define TFCOMPRESS_INT8_H_
+
+#include <math.h>
+
+#include "kernel.h"
+
+namespace tfc {
+namespace {
+
+struct Sums {
+  int32_t lane[kLanes];
+};
+struct Weights {
+  const int8_t* bytes;
+};
+
+inline Sums LoadSums(const int32_t* from) {
+  Sums sums;
+  for (int i = 0; i < kLanes; ++i) sums.lane[i] = from[i];
+  return sums;
+}
+inline Weights LoadWeights(const int8_t* from) { return {from}; }
+
+inline Sums Dot(Sums sums, const uint8_t* word, Weights weights) {
+  for (int i = 0; i < kLanes; ++i) {
+    int32_t sum = 0;
+    for (int k = 0; k < kWordBytes; ++k) {
+      sum += static_cast<int8_t>(word[k]) * weights.bytes[kWordBytes * i + k];
+    }
+    // Without sign: a sum may overflow, and come back.
+    sums.lane[i] = static_cast<int32_t>(static_cast<uint32_t>(sums.lane[i]) + static_cast<uint32_t>(sum));
+  }
+  return sums;
+}
+
+inline void StoreScaled(int8_t* to, int32_t filters, const Sums& sums, const Requantize& by) {
+  for (int32_t i = 0; i < filters; ++i) {
+    float scaled = static_cast<float>(sums.lane[i]) * by.scales[i];
+    scaled = scaled < by.low ? by.low : scaled > by.high ? by.high : scaled;
+    to[i] = static_cast<int8_t>(static_cast<int32_t>(nearbyintf(scaled)) + by.zero);
+  }
+}
+
+inline bool Int8Supported() { return true; }
+
+}  // namespace
+}  // namespace tfc
+
+#endif  // TFCOMPRESS_INT8_H_
