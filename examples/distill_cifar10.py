@@ -175,10 +175,9 @@ def weight_of(way: str, study: Study, seed: int) -> float:
     """The best of some, by images that were held out."""
     found = {}
     for weight in WEIGHTS.get(way, ()):
-        name = f"{way}, {weight}"
         run = functools.partial(taught, study, study.for_weights, seed, next(iter(STUDENTS)), way, weight)
-        study.results.once(run, student=WEIGHING, method=name, seed=seed)
-        found[weight] = next(run["accuracy"] for run in study.results.runs if run["method"] == name)
+        done = study.results.once(run, student=WEIGHING, method=f"{way}, {weight}", seed=seed)
+        found[weight] = done["accuracy"]
     return max(found, key=lambda weight: found[weight]) if found else 1.0
 
 

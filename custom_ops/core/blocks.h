@@ -43,8 +43,7 @@ struct BlockStream {
   std::vector<int32_t> offsets;  // by entry, as `BlockJob` has them
 };
 
-
-// The one that seems fastest; `tile.run` is NULL if none fits. `work.blocks` is what CountWords says of 16 filters.
+// The one that seems fastest; `tile.run` is NULL if none fits.
 BlockTiling ChooseBlockTiling(const Kernel& kernel, const tfc_shape& shape, OutputSize size, const Work& work);
 Costs BlockCounts(const BlockTiling& tiling, const tfc_shape& shape, OutputSize size, const Work& work);
 

@@ -8,13 +8,7 @@ constexpr int kRegisters = 4;
 
 #include "blocks.inl"
 #include "multiply.inl"
-
-constexpr BlockTile kTiles[] = {
-    {1, 4, RunBlocks<1, 4>}, {2, 2, RunBlocks<2, 2>}, {1, 3, RunBlocks<1, 3>},
-    {1, 2, RunBlocks<1, 2>}, {1, 1, RunBlocks<1, 1>},
-};
-
-constexpr BlockKernel kBlockKernel = {kTiles, sizeof(kTiles) / sizeof(BlockTile)};
+#include "tiles_of_blocks_4.inl"
 
 }  // namespace
 

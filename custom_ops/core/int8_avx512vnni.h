@@ -25,12 +25,11 @@ inline Sums Dot(Sums sums, const uint8_t* word, Weights weights) {
   return sums;
 }
 
-inline void StoreScaled(int8_t* to, int32_t filters, Sums sums, const Requantize& by) {
+inline void StoreAllScaled(int8_t* to, Sums sums, const Requantization& by) {
   __m512 scaled = _mm512_mul_ps(_mm512_cvtepi32_ps(sums), _mm512_loadu_ps(by.scales));
   scaled = _mm512_min_ps(_mm512_max_ps(scaled, _mm512_set1_ps(by.low)), _mm512_set1_ps(by.high));
   const __m512i rounded = _mm512_add_epi32(_mm512_cvtps_epi32(scaled), _mm512_set1_epi32(by.zero));
-  const auto mask = static_cast<__mmask16>((1u << filters) - 1);
-  _mm512_mask_cvtepi32_storeu_epi8(to, mask, rounded);
+  _mm_storeu_si128(reinterpret_cast<__m128i*>(to), _mm512_cvtepi32_epi8(rounded));
 }
 
 inline bool Int8Supported() { return __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512vnni"); }

@@ -4,7 +4,9 @@
 //   LoadSums    from memory
 //   LoadWeights from memory
 //   Dot         sums, and to each the four products of its bytes with those of a word in memory added
-//   StoreScaled some bytes: sums times scales, between bounds, rounded to even, and a zero added
+//   StoreAllScaled what `int8_store.inl` tells
+
+#include "int8_store.inl"
 
 // One block of filters.
 template <int rows, int columns>
@@ -26,7 +28,7 @@ void RunBlock(const BlockJob& job, ptrdiff_t filter, int32_t count, int32_t filt
     }
   }
   // Read before bytes are written, which for all a compiler knows may change them.
-  Requantize by = job.requantize;
+  Requantization by = job.requantization;
   by.scales += filter;
   const ptrdiff_t output_row = job.output_row, output_column = job.output_column;
   int8_t* output = static_cast<int8_t*>(job.output) + filter;

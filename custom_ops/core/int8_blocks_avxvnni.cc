@@ -33,35 +33,23 @@ inline Sums Dot(Sums sums, const uint8_t* word, Weights weights) {
   return sums;
 }
 
-inline __m256i Scaled(__m256i sums, const float* scales, const Requantize& by) {
+inline __m256i Scaled(__m256i sums, const float* scales, const Requantization& by) {
   __m256 scaled = _mm256_mul_ps(_mm256_cvtepi32_ps(sums), _mm256_loadu_ps(scales));
   scaled = _mm256_min_ps(_mm256_max_ps(scaled, _mm256_set1_ps(by.low)), _mm256_set1_ps(by.high));
   return _mm256_add_epi32(_mm256_cvtps_epi32(scaled), _mm256_set1_epi32(by.zero));
 }
 
-inline void StoreScaled(int8_t* to, int32_t filters, Sums sums, const Requantize& by) {
-  const __m256i words = _mm256_packs_epi32(Scaled(sums.half[0], by.scales, by), Scaled(sums.half[1], by.scales + 8, by));
+inline void StoreAllScaled(int8_t* to, const Sums& sums, const Requantization& by) {
+  const __m256i words =
+      _mm256_packs_epi32(Scaled(sums.half[0], by.scales, by), Scaled(sums.half[1], by.scales + 8, by));
   const __m256i ordered = _mm256_permute4x64_epi64(words, 0xD8);
   const __m128i bytes = _mm_packs_epi16(_mm256_castsi256_si128(ordered), _mm256_extracti128_si256(ordered, 1));
-  if (filters == kLanes) {
-    _mm_storeu_si128(reinterpret_cast<__m128i*>(to), bytes);
-  } else {
-    int8_t all[kLanes];
-    _mm_storeu_si128(reinterpret_cast<__m128i*>(all), bytes);
-    memcpy(to, all, static_cast<size_t>(filters));
-  }
+  _mm_storeu_si128(reinterpret_cast<__m128i*>(to), bytes);
 }
 
 #include "int8_blocks.inl"
 #include "int8_multiply.inl"
-
-constexpr BlockTile kTiles[] = {
-    {1, 6, RunBlocks<1, 6>}, {2, 3, RunBlocks<2, 3>}, {3, 2, RunBlocks<3, 2>},
-    {1, 5, RunBlocks<1, 5>}, {1, 4, RunBlocks<1, 4>}, {2, 2, RunBlocks<2, 2>},
-    {1, 3, RunBlocks<1, 3>}, {1, 2, RunBlocks<1, 2>}, {1, 1, RunBlocks<1, 1>},
-};
-
-constexpr BlockKernel kBlockKernel = {kTiles, sizeof(kTiles) / sizeof(BlockTile)};
+#include "tiles_of_blocks_6.inl"
 
 // clang's __builtin_cpu_supports does not know of it.
 bool Supported() {
@@ -72,8 +60,8 @@ bool Supported() {
 
 }  // namespace
 
-const Kernel kInt8BlocksAvxVnni = {
-    "int8_blocks_avxvnni", Supported, kRegisters, Multiply, nullptr, &kBlockKernel, 0x80};
+const Kernel kInt8BlocksAvxVnni = {"int8_blocks_avxvnni", Supported, kRegisters, Multiply, nullptr,
+                                   &kBlockKernel,         0x80};
 
 }  // namespace tfc
 

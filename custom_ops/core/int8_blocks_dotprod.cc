@@ -38,36 +38,23 @@ inline Sums Dot(Sums sums, const uint8_t* word, Weights weights) {
   return sums;
 }
 
-inline int16x4_t Scaled(int32x4_t sums, const float* scales, const Requantize& by) {
+inline int16x4_t Scaled(int32x4_t sums, const float* scales, const Requantization& by) {
   float32x4_t scaled = vmulq_f32(vcvtq_f32_s32(sums), vld1q_f32(scales));
   scaled = vminq_f32(vmaxq_f32(scaled, vdupq_n_f32(by.low)), vdupq_n_f32(by.high));
   return vqmovn_s32(vaddq_s32(vcvtnq_s32_f32(scaled), vdupq_n_s32(by.zero)));
 }
 
-inline void StoreScaled(int8_t* to, int32_t filters, Sums sums, const Requantize& by) {
+inline void StoreAllScaled(int8_t* to, const Sums& sums, const Requantization& by) {
   int16x4_t words[4];
   for (int i = 0; i < 4; ++i) words[i] = Scaled(sums.part[i], by.scales + 4 * i, by);
-  const int8x16_t bytes = vcombine_s8(vqmovn_s16(vcombine_s16(words[0], words[1])),
-                                      vqmovn_s16(vcombine_s16(words[2], words[3])));
-  if (filters == kLanes) {
-    vst1q_s8(to, bytes);
-  } else {
-    int8_t all[kLanes];
-    vst1q_s8(all, bytes);
-    memcpy(to, all, static_cast<size_t>(filters));
-  }
+  const int8x16_t bytes =
+      vcombine_s8(vqmovn_s16(vcombine_s16(words[0], words[1])), vqmovn_s16(vcombine_s16(words[2], words[3])));
+  vst1q_s8(to, bytes);
 }
 
 #include "int8_blocks.inl"
 #include "int8_multiply.inl"
-
-constexpr BlockTile kTiles[] = {
-    {1, 6, RunBlocks<1, 6>}, {2, 3, RunBlocks<2, 3>}, {3, 2, RunBlocks<3, 2>},
-    {1, 5, RunBlocks<1, 5>}, {1, 4, RunBlocks<1, 4>}, {2, 2, RunBlocks<2, 2>},
-    {1, 3, RunBlocks<1, 3>}, {1, 2, RunBlocks<1, 2>}, {1, 1, RunBlocks<1, 1>},
-};
-
-constexpr BlockKernel kBlockKernel = {kTiles, sizeof(kTiles) / sizeof(BlockTile)};
+#include "tiles_of_blocks_6.inl"
 
 bool Supported() {
 #if defined(__linux__)
@@ -79,8 +66,8 @@ bool Supported() {
 
 }  // namespace
 
-const Kernel kInt8BlocksDotprod = {
-    "int8_blocks_dotprod", Supported, kRegisters, Multiply, nullptr, &kBlockKernel, 0};
+const Kernel kInt8BlocksDotprod = {"int8_blocks_dotprod", Supported, kRegisters, Multiply, nullptr,
+                                   &kBlockKernel,         0};
 
 }  // namespace tfc
 

@@ -1,11 +1,13 @@
-// The int8 kernel whose lanes are parts of the map, for a backend that has defined what `int8_blocks.inl` tells of,
-// vectors of 16 words as `lanes.inl` does, and
+// The int8 kernel whose lanes are parts of the map, for a backend that has defined what `int8_blocks.inl` tells
+// of, vectors of 16 words as `lanes.inl` does, and
 //
-//   Sums AddSums(Sums, Sums);
+//   Sums FillSums(int32_t);  Sums AddSums(Sums, Sums);
 //   void StoreSums(int32_t*, Sums);
 //   Sums DotLanes(Sums sums, const void* line, Word)  each sum and the products of a word of its own and that one
 //   Word LoadWord(const void*);                       four weights
 //   Sums AsSums(Vector);
+
+#include "int8_store.inl"
 
 template <int rows, int columns>
 void RunTile(const TileJob& job) {
@@ -50,10 +52,10 @@ void Unpack(const UnpackJob& job) {
     const int32_t count = job.channels - channel < kLanes ? job.channels - channel : kLanes;
     Vector rows[kLanes];
     for (int c = 0; c < kLanes; ++c) {
-      rows[c] = c < count ? Load(job.from + (channel + c) * job.plane_floats) : Fill(0.0f);
+      rows[c] = c < count ? Load(job.from + (channel + c) * job.plane_words) : Fill(0.0f);
     }
     Transpose(rows);
-    Requantize by = job.requantize;
+    Requantization by = job.requantization;
     by.scales += channel;
     for (int lane = 0; lane < kLanes; ++lane) {
       if (job.pixels[lane] == nullptr) continue;

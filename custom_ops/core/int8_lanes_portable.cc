@@ -1,9 +1,8 @@
 // The int8 kernel whose lanes are parts of the map, with plain C++.
-#include "vector_portable.h"
-
 #include <string.h>
 
 #include "int8_portable.h"
+#include "vector_portable.h"
 
 namespace tfc {
 namespace {
@@ -49,15 +48,11 @@ inline Vector Prepared(const Vector& v) { return v; }
 
 #include "int8_lanes.inl"
 #include "int8_multiply.inl"
-
-constexpr Tile kTiles[] = {{1, 4, RunTile<1, 4>}, {2, 2, RunTile<2, 2>}, {1, 2, RunTile<1, 2>},
-                           {1, 1, RunTile<1, 1>}};
-
-constexpr LaneKernel kLaneKernel = {kTiles, sizeof(kTiles) / sizeof(Tile), Pack, Gather, Unpack};
+#include "tiles_of_lanes_4.inl"
 
 }  // namespace
 
-const Kernel kInt8LanesPortable = {
-    "int8_lanes_portable", Int8Supported, kRegisters, Multiply, &kLaneKernel, nullptr, 0};
+const Kernel kInt8LanesPortable = {"int8_lanes_portable", Int8Supported, kRegisters, Multiply,
+                                   &kLaneKernel,          nullptr,       0};
 
 }  // namespace tfc

@@ -35,8 +35,8 @@ inline Sums Dot(Sums sums, const uint8_t* word, Weights weights) {
   return sums;
 }
 
-inline void StoreScaled(int8_t* to, int32_t filters, const Sums& sums, const Requantize& by) {
-  for (int32_t i = 0; i < filters; ++i) {
+inline void StoreAllScaled(int8_t* to, const Sums& sums, const Requantization& by) {
+  for (int i = 0; i < kLanes; ++i) {
     float scaled = static_cast<float>(sums.lane[i]) * by.scales[i];
     scaled = scaled < by.low ? by.low : scaled > by.high ? by.high : scaled;
     to[i] = static_cast<int8_t>(static_cast<int32_t>(nearbyintf(scaled)) + by.zero);

@@ -2,10 +2,10 @@
 // compiled for instructions that a processor may lack, and inline code shared with them could end up being
 // theirs. For the same reason they include this header and nothing of the C++ library.
 //
-// A *vector* is 16 words of four bytes, one cache line, on every backend. There are two kinds of kernels. In one, the lanes of
-// a vector belong to 16 parts of the map, so that moving by a tap, a stride or a dilation moves by whole vectors,
-// and any weights may be zero. In the other, the lanes are 16 filters, and what is left out are blocks of
-// 16 weights; maps are read and written as they are.
+// A *vector* is 16 words of four bytes, one cache line, on every backend. There are two kinds of kernels. In one,
+// the lanes of a vector belong to 16 parts of the map, so that moving by a tap, a stride or a dilation moves by
+// whole vectors, and any weights may be zero. In the other, the lanes are 16 filters, and what is left out are
+// blocks of 16 weights; maps are read and written as they are.
 #ifndef TFCOMPRESS_KERNEL_H_
 #define TFCOMPRESS_KERNEL_H_
 
@@ -45,16 +45,16 @@ struct Tile {
   void (*run)(const TileJob& job);
 };
 
-// Moves positions of the map from images, whose words are contiguous, to planes, one per word, whose vectors hold
-// a position in all lanes. "Channels" are words, here and below, and "floats" are, whatever is in them.
+// Moves positions of the map from images, whose words are contiguous, to planes, one per word of a pixel, whose
+// vectors hold a position in all lanes. A pointer to floats is one to words, whatever is in them.
 struct PackJob {
   const float* const* pixels;  // (positions, 16)
   int32_t positions;
-  const int32_t* planes;  // by channel: which plane gets it; NULL where each has its own, in turn
-  int32_t first_channel, end_channel, channels;  // to move; in all
-  int32_t first_plane, plane_count;              // those that are wanted; one more behind them takes all else
-  float* to;                                     // of the first plane
-  ptrdiff_t plane_floats;                        // from one plane to the next
+  const int32_t* planes;                // by word: which plane gets it; NULL where each has its own, in turn
+  int32_t first_word, end_word, words;  // of a pixel, to move; in all
+  int32_t first_plane, plane_count;     // those that are wanted; one more behind them takes all else
+  float* to;                            // of the first plane
+  ptrdiff_t plane_words;                // from one plane to the next
 };
 
 // A vector of a plane with its rim, out of the vectors of planes without: those of its own region and, across
@@ -62,7 +62,7 @@ struct PackJob {
 struct Move {
   const int32_t* lanes;  // (16,): which lane of a source each lane takes; NULL where all take their own
   struct Part {
-    const float* from;  // the source of the first channel
+    const float* from;  // the source of the first word
     uint32_t mask;      // the lanes that it fills
   } parts[4];
   int32_t count;  // of parts
@@ -72,14 +72,14 @@ struct Move {
 struct GatherJob {
   const Move* moves;  // by position
   int32_t positions;
-  int32_t first_channel, channels;
-  ptrdiff_t from_floats;  // from one channel to the next
+  int32_t first_word, words;
+  ptrdiff_t from_words;  // from one word to the next
   float* to;
-  ptrdiff_t plane_floats;  // from one plane to the next
+  ptrdiff_t plane_words;  // from one plane to the next
 };
 
 // How sums become outputs in int8: times a scale, clamped to [low, high], rounded, and `zero` added.
-struct Requantize {
+struct Requantization {
   const float* scales;  // by channel
   float low, high;
   int32_t zero;
@@ -90,8 +90,8 @@ struct UnpackJob {
   void* const* pixels;  // of the 16 lanes, NULL for those that are off the map
   int32_t channels;
   const float* from;
-  ptrdiff_t plane_floats;
-  Requantize requantize;  // in int8
+  ptrdiff_t plane_words;
+  Requantization requantization;  // in int8
 };
 
 struct LaneKernel {
@@ -125,7 +125,7 @@ struct BlockJob {
   float low, high;
 
   // In int8, where there is but one block of words:
-  Requantize requantize;  // of the first block of filters
+  Requantization requantization;  // of the first block of filters
 };
 
 struct BlockTile {

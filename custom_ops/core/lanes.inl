@@ -81,17 +81,17 @@ inline Vector Prepared(Vector v) { return v; }
 
 #include "pack.inl"
 
-// One position, of all channels.
+// One position, of all words.
 template <int parts>
 void GatherPosition(const GatherJob& job, const Move& move, float* to) {
   Choice choices[parts + 1];
   const float* from[parts + 1];
   for (int p = 0; p < parts; ++p) {
     choices[p] = Choose(move.lanes, move.parts[p].mask);
-    from[p] = move.parts[p].from + job.first_channel * job.from_floats;
+    from[p] = move.parts[p].from + job.first_word * job.from_words;
   }
-  for (int32_t channel = 0; channel < job.channels; ++channel, to += job.plane_floats) {
-    const ptrdiff_t offset = channel * job.from_floats;
+  for (int32_t word = 0; word < job.words; ++word, to += job.plane_words) {
+    const ptrdiff_t offset = word * job.from_words;
     Vector v = Fill(0.0f);
     for (int p = 0; p < parts; ++p) v = Merge(v, Load(from[p] + offset), choices[p]);
     Store(to, v);
@@ -99,8 +99,8 @@ void GatherPosition(const GatherJob& job, const Move& move, float* to) {
 }
 
 void CopyPosition(const GatherJob& job, const Move& move, float* to) {
-  const float* from = move.parts[0].from + job.first_channel * job.from_floats;
-  for (int32_t channel = 0; channel < job.channels; ++channel, from += job.from_floats, to += job.plane_floats) {
+  const float* from = move.parts[0].from + job.first_word * job.from_words;
+  for (int32_t word = 0; word < job.words; ++word, from += job.from_words, to += job.plane_words) {
     Store(to, Load(from));
   }
 }
@@ -118,14 +118,14 @@ void Unpack(const UnpackJob& job) {
   int32_t channel = 0;
   for (; channel + kLanes <= job.channels; channel += kLanes) {
     Vector rows[kLanes];
-    for (int c = 0; c < kLanes; ++c) rows[c] = Load(job.from + (channel + c) * job.plane_floats);
+    for (int c = 0; c < kLanes; ++c) rows[c] = Load(job.from + (channel + c) * job.plane_words);
     Transpose(rows);
     for (int lane = 0; lane < kLanes; ++lane) {
       if (job.pixels[lane] != nullptr) Store(static_cast<float*>(job.pixels[lane]) + channel, rows[lane]);
     }
   }
   for (; channel < job.channels; ++channel) {
-    const float* from = job.from + channel * job.plane_floats;
+    const float* from = job.from + channel * job.plane_words;
     for (int lane = 0; lane < kLanes; ++lane) {
       if (job.pixels[lane] != nullptr) static_cast<float*>(job.pixels[lane])[channel] = from[lane];
     }

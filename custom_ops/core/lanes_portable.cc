@@ -8,14 +8,7 @@ constexpr int kRegisters = 4;
 
 #include "lanes.inl"
 #include "multiply.inl"
-
-constexpr Tile kTiles[] = {{2, 2, RunTile<2, 2>},
-                           {1, 1, RunTile<1, 1>},
-                           {1, 2, RunTile<1, 2>},
-                           {1, 3, RunTile<1, 3>},
-                           {1, 4, RunTile<1, 4>}};
-
-constexpr LaneKernel kLaneKernel = {kTiles, sizeof(kTiles) / sizeof(Tile), Pack, Gather, Unpack};
+#include "tiles_of_lanes_4.inl"
 
 }  // namespace
 

@@ -298,7 +298,8 @@ tfc_status tfc_predict(const tfc_shape* shape, const tfc_weight_counts* counts, 
     tfc::Costs each;
     std::copy(std::begin(machine->steps), std::end(machine->steps), each.begin());
     tfc::Outline outline;
-    if (const auto status = tfc::MakeOutline(tfc::kFloat32, *shape, *counts, *options, each, &outline)) return status;
+    if (const auto status = tfc::MakeOutline(tfc::kFloat32, *shape, *counts, *options, each, &outline))
+      return status;
     prediction->dense_seconds = tfc::DenseSeconds(*shape, size, machine->dense, each, threads);
     prediction->sparse_seconds = tfc::SparseSeconds(outline, each, threads);
     prediction->kernel = outline.kernel->name;

@@ -3,13 +3,13 @@
 //   Vector Prepared(Vector)  what is stored of words of the map
 
 void Pack(const PackJob& job) {
-  for (int32_t first = job.first_channel; first < job.end_channel; first += kLanes) {
+  for (int32_t first = job.first_word; first < job.end_word; first += kLanes) {
     float* planes[kLanes];
-    const int32_t count = job.channels - first < kLanes ? job.channels - first : kLanes;
+    const int32_t count = job.words - first < kLanes ? job.words - first : kLanes;
     for (int32_t c = 0; c < count; ++c) {
       const int32_t plane = job.planes == nullptr ? first + c : job.planes[first + c];
       const bool wanted = plane >= job.first_plane && plane < job.first_plane + job.plane_count;
-      planes[c] = job.to + (wanted ? plane - job.first_plane : job.plane_count) * job.plane_floats;
+      planes[c] = job.to + (wanted ? plane - job.first_plane : job.plane_count) * job.plane_words;
     }
     const float* const* pixels = job.pixels;
     for (int32_t position = 0; position < job.positions; ++position, pixels += kLanes) {

@@ -89,12 +89,12 @@ tfc_status MakeInt8Plan(std::shared_ptr<const Structure> structure, const tfc_in
   for (const int32_t place : source) numbers.values.push_back(place < 0 ? int8_t{0} : weights.values[place]);
   numbers.bias.assign(padded, 0);
   if (bias != nullptr) std::copy_n(bias, shape.filters, numbers.bias.begin());
-  // Inputs are read with their sign flipped where the kernel wants them without one: as much more.
+  // Where the kernel wants inputs without a sign, they are read as so much more.
   const int32_t zero = requantization.input_zero + structure->outline.kernel->flip;
   for (int64_t i = 0; i < weights.count; ++i) {
-    // Without sign: sums may overflow, and come back.
-    auto& sum = reinterpret_cast<uint32_t&>(numbers.bias[weights.indices[i] % shape.filters]);
-    sum -= static_cast<uint32_t>(zero * weights.values[i]);
+    int32_t& sum = numbers.bias[weights.indices[i] % shape.filters];
+    // Sums may overflow, and come back.
+    sum = static_cast<int32_t>(static_cast<uint32_t>(sum) - static_cast<uint32_t>(zero * weights.values[i]));
   }
   numbers.scales.assign(padded, 1.0f);
   std::copy_n(requantization.scales, shape.filters, numbers.scales.begin());
@@ -150,8 +150,7 @@ tfc_status tfc_plan_create_with(const tfc_shape* shape, const tfc_weights* weigh
   *plan = nullptr;
   try {
     std::shared_ptr<const tfc::Structure> structure;
-    const auto status =
-        tfc::MakeStructure(tfc::kFloat32, *shape, *weights, activation, *options, &structure);
+    const auto status = tfc::MakeStructure(tfc::kFloat32, *shape, *weights, activation, *options, &structure);
     if (status != TFC_OK) return status;
     return tfc::MakePlan(std::move(structure), weights->values, bias, plan);
   } catch (const std::bad_alloc&) {

@@ -37,7 +37,7 @@ struct Int8Numbers {
   tfc_requantization requantization;  // but its scales
 
   // For the filters from that one on.
-  Requantize From(int32_t filter) const {
+  Requantization From(int32_t filter) const {
     const tfc_requantization& r = requantization;
     return {scales.data() + filter, static_cast<float>(r.low - r.output_zero),
             static_cast<float>(r.high - r.output_zero), r.output_zero};

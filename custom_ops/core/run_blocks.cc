@@ -155,7 +155,7 @@ class Runner {
     const Int8Numbers& numbers = plan_.int8;
     job->output = static_cast<int8_t*>(maps_.output) + output;
     job->bias = numbers.bias.data() + chunk.first_block * kLanes;
-    job->requantize = numbers.From(chunk.first_block * kLanes);
+    job->requantization = numbers.From(chunk.first_block * kLanes);
     const BlockStep& step = chunk.steps.front();  // the only one
     job->values = numbers.values.data() + step.first_entry * kLanes * kWordBytes;
     RunStep(step, job);

@@ -26,7 +26,7 @@ struct Part {
 
 // The pixels of a map that the lanes of a region hold: position by position, 16 lanes each.
 struct Window {
-  int32_t height, width, channels;            // of the map
+  int32_t height, width, words;               // of the map, and of a pixel
   const std::vector<int32_t>*rows, *columns;  // of positions, from that of a lane's first
 };
 
@@ -50,16 +50,16 @@ class Runner {
         residual_(static_cast<const float*>(maps.residual)),
         output_(maps.output),
         words_((shape_.channels + outline_.work.depth - 1) / outline_.work.depth),
-        plane_floats_(static_cast<ptrdiff_t>(tiling_.plane_lines) * kLanes),
-        sum_floats_(static_cast<ptrdiff_t>(tiling_.Vectors()) * kLanes),
+        plane_words_(static_cast<ptrdiff_t>(tiling_.plane_lines) * kLanes),
+        sum_words_(static_cast<ptrdiff_t>(tiling_.Vectors()) * kLanes),
         pixels_(tiled_.input ? 0 : static_cast<size_t>(tiling_.Positions()) * kLanes),
-        residual_pixels_(maps.residual == nullptr || tiled_.residual ? 0 : sum_floats_),
+        residual_pixels_(maps.residual == nullptr || tiled_.residual ? 0 : sum_words_),
         moves_(tiled_.input && !outline_.work.in_place ? tiling_.Positions() : 0),
-        scratch_(PlaneFloats() + SumFloats() + std::max(words_, shape_.filters)),
+        scratch_(PlaneWords() + SumWords() + std::max(words_, shape_.filters)),
         whole_words_(WholeWords() ? 1 : static_cast<size_t>(shape_.height) * shape_.width * words_),
         planes_(scratch_.data()),
-        sums_(planes_ + PlaneFloats()),
-        zeros_(sums_ + SumFloats()) {
+        sums_(planes_ + PlaneWords()),
+        zeros_(sums_ + SumWords()) {
     for (int32_t i = 0; i < tiling_.tile.rows; ++i) tile_rows_.push_back(i);
     for (int32_t i = 0; i < tiling_.tile.columns; ++i) tile_columns_.push_back(i);
     if (planes_ == nullptr) return;
@@ -84,13 +84,15 @@ class Runner {
 
  private:
   bool Int8() const { return plan_.structure->type == kInt8; }
-  size_t PlaneFloats() const { return outline_.work.in_place ? 0 : plane_floats_ * (tiling_.block_channels + 1); }
-  size_t SumFloats() const { return tiled_.output ? 0 : sum_floats_ * stream_.chunks.front().filters; }
+  size_t PlaneWords() const { return outline_.work.in_place ? 0 : plane_words_ * (tiling_.block_channels + 1); }
+  size_t SumWords() const { return tiled_.output ? 0 : sum_words_ * stream_.chunks.front().filters; }
 
   void RunPart(const Part& part) {
     if (part.Filters() == 0) return;
     const Chunk& chunk = part.chunk;
-    float* sums = tiled_.output ? Region(static_cast<float*>(output_), shape_.filters) + chunk.first_filter * sum_floats_ : sums_;
+    float* sums = tiled_.output
+                      ? Region(static_cast<float*>(output_), shape_.filters) + chunk.first_filter * sum_words_
+                      : sums_;
     const float* begin = Begin(part, sums);
     for (const Step& step : chunk.steps) {
       SumBlock(part, step, Planes(step), begin, sums);
@@ -115,7 +117,7 @@ class Runner {
     const int64_t region = int64_t{task_.image} * tiling_.Regions() +
                            int64_t{task_.region_row + rows} * tiling_.region_columns + task_.region_column +
                            columns;
-    return map + region * channels * sum_floats_;
+    return map + region * channels * sum_words_;
   }
 
   void FindInputPixels() {
@@ -142,7 +144,7 @@ class Runner {
   }
 
   const float* Image(const float* map, const Window& window) const {
-    return map + task_.image * int64_t{window.height} * window.width * window.channels;
+    return map + task_.image * int64_t{window.height} * window.width * window.words;
   }
 
   void FindResidualPixels() {
@@ -162,7 +164,7 @@ class Runner {
         for (const int32_t column : *window.columns) {
           const int64_t x = left + column;
           const bool on = y >= 0 && y < window.height && x >= 0 && x < window.width;
-          *to = on ? image + (y * window.width + x) * window.channels : zeros_;
+          *to = on ? image + (y * window.width + x) * window.words : zeros_;
           to += kLanes;
         }
       }
@@ -211,25 +213,25 @@ class Runner {
   // ------------------------------------------------------------ the work
 
   const float* Planes(const Step& step) {
-    if (outline_.work.in_place) return Region(input_, shape_.channels) + step.first_channel * sum_floats_;
+    if (outline_.work.in_place) return Region(input_, shape_.channels) + step.first_word * sum_words_;
     if (tiled_.input) {
       GatherBlock(step);
     } else {
-      kernel_.pack({pixels_.data(), tiling_.Positions(), stream_.planes.data(), step.first_channel,
-                    step.end_channel, words_, step.first_plane, step.planes, planes_, plane_floats_});
+      kernel_.pack({pixels_.data(), tiling_.Positions(), stream_.planes.data(), step.first_word, step.end_word,
+                    words_, step.first_plane, step.planes, planes_, plane_words_});
     }
     return planes_;
   }
 
   void GatherBlock(const Step& step) {
     float* to = planes_;
-    for (int32_t channel = step.first_channel; channel < step.end_channel;) {
+    for (int32_t channel = step.first_word; channel < step.end_word;) {
       int32_t end = channel;
-      while (end < step.end_channel && stream_.planes[end] >= 0) ++end;
-      kernel_.gather({moves_.data(), tiling_.Positions(), channel, end - channel, sum_floats_, to, plane_floats_});
-      to += (end - channel) * plane_floats_;
+      while (end < step.end_word && stream_.planes[end] >= 0) ++end;
+      kernel_.gather({moves_.data(), tiling_.Positions(), channel, end - channel, sum_words_, to, plane_words_});
+      to += (end - channel) * plane_words_;
       channel = end;
-      while (channel < step.end_channel && stream_.planes[channel] < 0) ++channel;
+      while (channel < step.end_word && stream_.planes[channel] < 0) ++channel;
     }
   }
 
@@ -237,10 +239,10 @@ class Runner {
   const float* Begin(const Part& part, float* sums) const {
     if (residual_ == nullptr) return nullptr;
     const int32_t chunk_first = part.chunk.first_filter, first = chunk_first + part.FirstFilter();
-    if (tiled_.residual) return Region(residual_, shape_.filters) + chunk_first * sum_floats_;
+    if (tiled_.residual) return Region(residual_, shape_.filters) + chunk_first * sum_words_;
     const int32_t end = first + part.Filters();
     kernel_.pack({residual_pixels_.data(), tiling_.Vectors(), nullptr, first, end, end, first, part.Filters(),
-                  sums + part.FirstFilter() * sum_floats_, sum_floats_});
+                  sums + part.FirstFilter() * sum_words_, sum_words_});
     return sums;
   }
 
@@ -277,7 +279,7 @@ class Runner {
     const int64_t number_bytes = Int8() ? sizeof(int8_t) : sizeof(float);
     auto* image = static_cast<char*>(output_) +
                   task_.image * int64_t{size.height} * size.width * shape_.filters * number_bytes;
-    const Requantize requantize = Int8() ? plan_.int8.From(filter) : Requantize{};
+    const Requantization requantization = Int8() ? plan_.int8.From(filter) : Requantization{};
     for (int32_t r = 0; r < tiling_.tile.rows; ++r) {
       for (int32_t c = 0; c < tiling_.tile.columns; ++c) {
         void* pixels[kLanes];
@@ -287,8 +289,8 @@ class Runner {
           const int64_t number = (y * size.width + x) * shape_.filters + filter;
           pixels[lane] = on ? image + number * number_bytes : nullptr;
         }
-        const float* from = sums_ + first * sum_floats_ + (r * tiling_.tile.columns + c) * kLanes;
-        kernel_.unpack({pixels, part.Filters(), from, sum_floats_, requantize});
+        const float* from = sums_ + first * sum_words_ + (r * tiling_.tile.columns + c) * kLanes;
+        kernel_.unpack({pixels, part.Filters(), from, sum_words_, requantization});
       }
     }
   }
@@ -303,7 +305,7 @@ class Runner {
   const float *input_, *residual_;
   void* output_;
   int32_t words_;  // of a pixel of the input
-  ptrdiff_t plane_floats_, sum_floats_;
+  ptrdiff_t plane_words_, sum_words_;
   std::vector<int32_t> tile_rows_, tile_columns_;
   std::vector<const float*> pixels_, residual_pixels_;  // (positions, lanes)
   std::vector<Move> moves_;                             // by position

@@ -69,7 +69,7 @@ typedef struct tfc_tiles {
  *
  *   clamp(round(scales[f] * (bias[f] + sum of (x - input_zero) * w)) + output_zero, low, high)
  *
- * with sums in 32 bits, the product in float32, and halves rounded to even; bit for bit what XNNPACK gives. */
+ * with sums in 32 bits, the product in float32, and halves rounded to even, as XNNPACK computes it. */
 typedef struct tfc_requantization {
   int32_t input_zero, output_zero; /* -128 to 127, as are the bounds */
   int32_t low, high;
@@ -129,8 +129,9 @@ TFC_EXPORT tfc_status tfc_plan_run_with(const tfc_plan* plan, const float* input
                                         float* output, int32_t batch, int32_t threads);
 
 /* In int8. Kernels have names of their own: "int8_lanes_..." leave out blocks of 4 neighbouring channels of one
- * filter, "int8_blocks_..." those of 16 neighbouring filters, at one tap. Padding stands for 0, and so is `input_zero`. TFC_BAD_ARGUMENT for scales that are not
- * above 0, zeros and bounds beyond 8 bits, and for a plan of the other type.
+ * filter at one tap, "int8_blocks_..." those of 16 neighbouring filters. Padding is `input_zero`, which stands for
+ * 0. TFC_BAD_ARGUMENT for scales that are not above 0, zeros and bounds beyond 8 bits, and for a plan of the
+ * other type. Maps begin on a border of 4 bytes.
  * bias: (filters,) or NULL. */
 TFC_EXPORT const char* tfc_int8_kernel_name(int32_t index);
 TFC_EXPORT int32_t tfc_int8_kernel_supported(int32_t index);

@@ -14,8 +14,8 @@ struct Weight {
 
 using Filter = std::vector<Weight>;
 
-// The words of each filter, by plane; `source` gets `depth` places for each. Weights come tap by tap and channel by
-// channel, so that those of a word follow each other in their filter.
+// The words of each filter, by plane; `source` gets `depth` places for each. Weights come tap by tap and channel
+// by channel, so that those of a word follow each other in their filter.
 std::vector<Filter> Filters(const tfc_shape& s, const tfc_weights& weights, int32_t depth, const Tiling& tiling,
                             const Stream& stream, std::vector<int32_t>* source) {
   std::vector<Filter> filters(s.filters);
@@ -84,7 +84,7 @@ std::vector<Step> Blocks(const Stream& stream, int32_t size) {
     if (plane < 0) continue;
     if (plane % size == 0) blocks.push_back({plane, 0, channel, channel, {}, {}});
     ++blocks.back().planes;
-    blocks.back().end_channel = channel + 1;
+    blocks.back().end_word = channel + 1;
   }
   if (blocks.empty()) blocks.push_back({});
   return blocks;

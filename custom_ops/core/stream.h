@@ -29,9 +29,9 @@ inline int32_t ShareBegin(int32_t filters, int32_t share) {
 // One block of words of the input for one chunk of filters.
 struct Step {
   int32_t first_plane, planes;
-  int32_t first_channel, end_channel;  // the words that they hold
+  int32_t first_word, end_word;  // the words that they hold
   // By share, and behind the last: in `counts` and `slots`; in `lines`, `source` and a plan's values.
-  std::array<int64_t, kShares + 1> first_count, first_weight;  // a word each
+  std::array<int64_t, kShares + 1> first_count, first_weight;
 };
 
 struct Chunk {

@@ -122,13 +122,14 @@ def test_layers_that_tfmot_does_not_take_stay_in_float(tmp_path):
 def test_batch_norms_go_with_the_layer_before_them_and_else_stay_in_float(tmp_path):
     assert not QuantizationAware(residual()).left_alone
     i = keras.Input((8, 8, 3))
-    x = layers.Conv2D(4, 3, name="conv")(layers.BatchNormalization(name="first")(i))
+    x = layers.SeparableConv2D(4, 3, name="separable")(layers.BatchNormalization(name="first")(i))
+    x = layers.Conv2D(4, 3, name="conv")(layers.BatchNormalization(name="second")(x))
     y = layers.BatchNormalization(name="one")(x)
     z = layers.BatchNormalization(name="other")(x)
     x = layers.Flatten()(layers.Add()([y, z]))
     model = keras.Model(i, layers.Dense(3, activation="softmax")(x))
     aware = trained(randomize(model, 0))
-    assert set(aware.left_alone) == {"first", "one", "other"}
+    assert set(aware.left_alone) == {"first", "separable", "second", "one", "other"}
     aware.tflite(tmp_path / "model.tflite", data=data(model)[0])
 
 

@@ -206,7 +206,6 @@ def test_training_that_was_killed_and_resumed_ends_like_one_that_was_not(mode, t
 
 
 ON_TWO_DEVICES = """
-import contextlib
 import tensorflow as tf
 cpu, = tf.config.list_physical_devices("CPU")
 tf.config.set_logical_device_configuration(cpu, [tf.config.LogicalDeviceConfiguration()] * 2)

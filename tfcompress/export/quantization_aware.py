@@ -158,38 +158,49 @@ def _tfmot() -> Any:
 
 def _left_alone(twin: legacy.Twin) -> dict[str, str]:
     """Path -> why tfmot cannot quantize this layer."""
-    reasons = {path: _reason(layer) for path, layer in twin.layers.items()}
-    return {path: reason for path, reason in reasons.items() if reason}
+    reasons: dict[str, str | None] = {}
+    for batch_norms in (False, True):  # these last: what becomes of them depends on the layer before
+        for path, layer in twin.layers.items():
+            if _is_batch_norm(layer) is batch_norms:
+                reasons[path] = _reason([*_taken_with(layer, twin, reasons), layer])
+    return {path: reason for path in twin.layers if (reason := reasons[path])}
 
 
-def _reason(layer: Any) -> str | None:
-    """Found by a try: which layers it takes is told nowhere."""
+def _is_batch_norm(layer: Any) -> bool:
     import tf_keras
 
-    if isinstance(layer, tf_keras.layers.InputLayer):
+    return isinstance(layer, tf_keras.layers.BatchNormalization)
+
+
+def _taken_with(layer: Any, twin: legacy.Twin, reasons: dict[str, str | None]) -> list[Any]:
+    """The layer before a batch norm that nothing else reads: tfmot takes the two as one."""
+    import tf_keras
+
+    if not _is_batch_norm(layer) or len(layer.inbound_nodes) != 1:
+        return []
+    before = layer.inbound_nodes[0].inbound_layers
+    alone = len(before.inbound_nodes) == len(before.outbound_nodes) == 1
+    quantized = any(twin.layers[path] is before and reason is None for path, reason in reasons.items())
+    return [before] if alone and quantized and not isinstance(before, tf_keras.layers.InputLayer) else []
+
+
+def _reason(chain: list[Any]) -> str | None:
+    """Of the last of these layers; found by a try: which ones it takes is told nowhere."""
+    import tf_keras
+
+    if isinstance(chain[-1], tf_keras.layers.InputLayer):
         return None
-    if type(layer).__name__ in _SPLIT:
+    if type(chain[-1]).__name__ in _SPLIT:
         return "tfmot makes two layers of it, from which weights do not come back"
-    chain = [*_taken_with(layer), layer]
     x = [tf_keras.Input(one.shape[1:], dtype=one.dtype) for one in keras.tree.flatten(chain[0].input)]
     inputs = x = x if len(x) > 1 else x[0]
-    for one in chain:
-        x = _tfmot().quantize_annotate_layer(type(one).from_config(one.get_config()))(x)
+    for layer in chain:
+        x = _tfmot().quantize_annotate_layer(type(layer).from_config(layer.get_config()))(x)
     try:
         _tfmot().quantize_apply(tf_keras.Model(inputs, x))
     except (RuntimeError, ValueError, TypeError) as error:
         return " ".join(str(error).split())[:200]
     return None
-
-
-def _taken_with(layer: Any) -> list[Any]:
-    """The layer before a batch norm that nothing else reads: tfmot folds these into one."""
-    import tf_keras
-
-    if not isinstance(layer, tf_keras.layers.BatchNormalization) or len(layer.inbound_nodes) != 1:
-        return []
-    before = layer.inbound_nodes[0].inbound_layers
-    return [before] if len(before.inbound_nodes) == len(before.outbound_nodes) == 1 else []
 
 
 def _quantizing(twin: legacy.Twin, left_alone: dict[str, str]) -> Any:

@@ -1,5 +1,6 @@
 """Shuffle channels between the groups of grouped convolutions."""
 
+import numbers
 from collections.abc import Sequence
 from typing import Any
 
@@ -35,13 +36,13 @@ class ChannelShuffle(keras.layers.Layer):
         super().__init__(**kwargs)
         if (groups is None) == (permutation is None):
             raise ValueError(f"Give either groups or permutation, got {groups} and {permutation}.")
-        if permutation is None and (not isinstance(groups, int) or groups < 1):
+        if permutation is None and (not isinstance(groups, numbers.Integral) or groups < 1):
             raise ValueError(f"groups must be a whole number above 0, got {groups!r}.")
         if permutation is not None and sorted(permutation) != list(range(len(permutation))):
             raise ValueError(
                 f"permutation must hold each of 0 ... {len(permutation) - 1} once, got {permutation}."
             )
-        self.groups = groups
+        self.groups = None if groups is None else int(groups)
         self.permutation: list[int] | None = (
             None if permutation is None else [int(place) for place in permutation]
         )
