@@ -10,8 +10,6 @@
 namespace tfc {
 namespace {
 
-int32_t CeilDiv(int32_t a, int32_t b) { return (a + b - 1) / b; }
-
 // Along one axis, pixels that outputs read.
 int64_t Span(int64_t outputs, int64_t stride, int64_t taps, int64_t dilation) {
   return (outputs - 1) * stride + (taps - 1) * dilation + 1;

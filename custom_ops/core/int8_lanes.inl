@@ -5,8 +5,8 @@
 //   void StoreSums(int32_t*, Sums);
 //   Sums DotLanes(Sums sums, const void* line, Word)  each sum and the products of a word of its own and that one
 //   Word LoadWord(const void*);                       four weights
-//   Sums AsSums(Vector);
 
+#include "int8_maps.inl"
 #include "int8_store.inl"
 
 template <int rows, int columns>
@@ -43,23 +43,13 @@ void RunTile(const TileJob& job) {
   }
 }
 
-#include "pack.inl"
-
-void Gather(const GatherJob&) {}  // maps in tiles are in float32
-
 void Unpack(const UnpackJob& job) {
-  for (int32_t channel = 0; channel < job.channels; channel += kLanes) {
-    const int32_t count = job.channels - channel < kLanes ? job.channels - channel : kLanes;
-    Vector rows[kLanes];
-    for (int c = 0; c < kLanes; ++c) {
-      rows[c] = c < count ? Load(job.from + (channel + c) * job.plane_words) : Fill(0.0f);
-    }
-    Transpose(rows);
-    Requantization by = job.requantization;
-    by.scales += channel;
-    for (int lane = 0; lane < kLanes; ++lane) {
-      if (job.pixels[lane] == nullptr) continue;
-      StoreScaled(static_cast<int8_t*>(job.pixels[lane]) + channel, count, AsSums(rows[lane]), by);
-    }
+  Requantization by = job.requantization;
+  const float* from = job.from;
+  for (int32_t left = job.channels; left > 0; left -= kLanes) {
+    const int32_t count = left < kLanes ? left : kLanes, channel = job.first_channel + job.channels - left;
+    UnpackSquare(from, job.plane_words, count, by, job.pixels, channel);
+    from += kLanes * job.plane_words;
+    by.scales += kLanes;
   }
 }

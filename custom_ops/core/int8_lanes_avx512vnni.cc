@@ -25,7 +25,6 @@ inline Sums DotLanes(Sums sums, const void* line, Word word) {
   __asm__("vpdpbusd %2, %1, %0" : "+v"(sums) : "v"(_mm512_loadu_si512(line)), "v"(word));
   return sums;
 }
-inline Sums AsSums(Vector v) { return _mm512_castps_si512(v); }
 inline Vector Prepared(Vector v) {  // without sign
   return _mm512_castsi512_ps(_mm512_xor_si512(_mm512_castps_si512(v), _mm512_set1_epi8(-128)));
 }

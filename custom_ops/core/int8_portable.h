@@ -35,12 +35,14 @@ inline Sums Dot(Sums sums, const uint8_t* word, Weights weights) {
   return sums;
 }
 
+inline int8_t Scaled(int32_t sum, float scale, const Requantization& by) {
+  float scaled = static_cast<float>(sum) * scale;
+  scaled = scaled < by.low ? by.low : scaled > by.high ? by.high : scaled;
+  return static_cast<int8_t>(static_cast<int32_t>(nearbyintf(scaled)) + by.zero);
+}
+
 inline void StoreAllScaled(int8_t* to, const Sums& sums, const Requantization& by) {
-  for (int i = 0; i < kLanes; ++i) {
-    float scaled = static_cast<float>(sums.lane[i]) * by.scales[i];
-    scaled = scaled < by.low ? by.low : scaled > by.high ? by.high : scaled;
-    to[i] = static_cast<int8_t>(static_cast<int32_t>(nearbyintf(scaled)) + by.zero);
-  }
+  for (int i = 0; i < kLanes; ++i) to[i] = Scaled(sums.lane[i], by.scales[i], by);
 }
 
 inline bool Int8Supported() { return true; }

@@ -20,24 +20,42 @@ constexpr int kWordBytes = 4;
 // Maps and weights are in words of four bytes: a channel in float32, or four neighbouring ones in int8. Sums are
 // words, too: floats, or whole numbers.
 
+// How sums become outputs in int8: times a scale, clamped to [low, high], rounded, and `zero` added.
+struct Requantization {
+  const float* scales;  // by channel
+  float low, high;
+  int32_t zero;
+};
+
 // The sums of some filters over a block of words, for one register tile of rows x columns vectors.
 struct TileJob {
   // Per filter in turn: how many words of weights it has in the block, where it is within the chunk, and then
   // for each word the cache line of its input, counted from `input`, and its value.
-  const int32_t* counts;
-  const int32_t* slots;
+  //
+  // Where 16 filters go together: per group of them how many squares of weights it has, 16 words of each filter,
+  // for 16 neighbouring planes, and how many other lines there are. A square has the line of its first plane; what
+  // goes with the lines comes in squares, too, the last of which may end with zeros.
+  const int32_t* counts;  // (filters,), or (groups, 2)
+  const int32_t* slots;   // of each filter, or of the first one of each group
   const uint16_t* lines;
   const void* values;
   int32_t filters;
 
-  const void* input;    // of the tile's first vector and the block's first word
-  ptrdiff_t row_bytes;  // from one row of the tile to the next
+  const void* input;      // of the tile's first vector and the block's first word
+  ptrdiff_t row_bytes;    // from one row of the tile to the next
+  ptrdiff_t plane_bytes;  // from one plane to the next
 
   void* sums;         // (slots, rows * columns, 16)
   const void* begin;  // likewise, what sums begin with; may be `sums`; NULL for nothing
-  const void* bias;   // by slot, which sums begin with besides; NULL for nothing
+  const void* bias;   // by slot, which sums begin with besides; NULL for nothing; in int8, one of the two is NULL
   bool last;          // whether to clamp to [low, high], in float32
   float low, high;
+
+  // Where 16 filters go together, and these are the last sums: where the outputs of all lanes of each vector go,
+  // as `UnpackJob` has them, and which filters the slots are.
+  void* const* pixels;  // (rows * columns, 16)
+  int32_t first_filter, end_filter;
+  Requantization requantization;  // of the first one
 };
 
 struct Tile {
@@ -78,17 +96,10 @@ struct GatherJob {
   ptrdiff_t plane_words;  // from one plane to the next
 };
 
-// How sums become outputs in int8: times a scale, clamped to [low, high], rounded, and `zero` added.
-struct Requantization {
-  const float* scales;  // by channel
-  float low, high;
-  int32_t zero;
-};
-
 // Moves one position from planes of sums to images, whose channels are those of their type.
 struct UnpackJob {
-  void* const* pixels;  // of the 16 lanes, NULL for those that are off the map
-  int32_t channels;
+  void* const* pixels;  // of the 16 lanes
+  int32_t first_channel, channels;
   const float* from;
   ptrdiff_t plane_words;
   Requantization requantization;  // in int8
@@ -97,9 +108,12 @@ struct UnpackJob {
 struct LaneKernel {
   const Tile* tiles;
   int32_t tile_count;
+  int32_t together;  // filters that read the same lines, and words that are read at a time: 1, or 16
   void (*pack)(const PackJob& job);
   void (*gather)(const GatherJob& job);
-  void (*unpack)(const UnpackJob& job);
+  void (*unpack)(const UnpackJob& job);  // NULL where tiles do so
+  void (*enter)();                       // before tiles, on each thread, and after them; NULL for nothing
+  void (*leave)();
 };
 
 // The outputs of some blocks of 16 filters over a block of words, for one tile of rows x columns pixels.
@@ -161,6 +175,7 @@ struct Kernel {
   X(BlocksPortable)
 
 #define TFC_INT8_KERNELS(X) \
+  X(Int8LanesAvx512Amx)     \
   X(Int8LanesAvx512Vnni)    \
   X(Int8BlocksAvx512Vnni)   \
   X(Int8BlocksAvxVnni)      \

@@ -115,19 +115,23 @@ void Gather(const GatherJob& job) {
 }
 
 void Unpack(const UnpackJob& job) {
+  float* pixels[kLanes];
+  for (int lane = 0; lane < kLanes; ++lane) {
+    pixels[lane] = static_cast<float*>(job.pixels[lane]) + job.first_channel;
+  }
   int32_t channel = 0;
   for (; channel + kLanes <= job.channels; channel += kLanes) {
     Vector rows[kLanes];
     for (int c = 0; c < kLanes; ++c) rows[c] = Load(job.from + (channel + c) * job.plane_words);
     Transpose(rows);
     for (int lane = 0; lane < kLanes; ++lane) {
-      if (job.pixels[lane] != nullptr) Store(static_cast<float*>(job.pixels[lane]) + channel, rows[lane]);
+      Store(pixels[lane] + channel, rows[lane]);
     }
   }
   for (; channel < job.channels; ++channel) {
     const float* from = job.from + channel * job.plane_words;
     for (int lane = 0; lane < kLanes; ++lane) {
-      if (job.pixels[lane] != nullptr) static_cast<float*>(job.pixels[lane])[channel] = from[lane];
+      pixels[lane][channel] = from[lane];
     }
   }
 }

@@ -3,6 +3,7 @@
 #include <cstddef>
 #include <cstring>
 #include <limits>
+#include <set>
 
 namespace tfc {
 namespace {
@@ -66,13 +67,14 @@ const Kernel* KernelAt(Type type, int32_t index) {
 }
 
 tfc_status FindKernels(Type type, const char* name, std::vector<const Kernel*>* found) {
-  bool lanes = false, blocks = false, known = false;
+  std::set<int32_t> kinds;
+  bool known = false;
   for (int32_t i = 0; const Kernel* kernel = KernelAt(type, i); ++i) {
     if (name != nullptr && std::strcmp(kernel->name, name) != 0) continue;
     known = true;
-    bool& have = kernel->lanes != nullptr ? lanes : blocks;
-    if (have || !kernel->supported()) continue;
-    have = true;
+    const int32_t kind = kernel->lanes == nullptr ? 0 : kernel->lanes->together;
+    if (kinds.count(kind) != 0 || !kernel->supported()) continue;
+    kinds.insert(kind);
     found->push_back(kernel);
   }
   if (!known) return TFC_BAD_ARGUMENT;

@@ -31,8 +31,8 @@ namespace tfc {
 
 // What an int8 plan computes with.
 struct Int8Numbers {
-  std::vector<int8_t> values;  // in the order of the stream
-  std::vector<int32_t> bias;   // up to a whole vector, as are scales; what the input's zero adds is in it
+  std::vector<int8_t, LineAllocator<int8_t>> values;  // in the order of the stream
+  std::vector<int32_t> bias;  // up to a whole vector, as are scales; what the input's zero adds is in it
   std::vector<float> scales;
   tfc_requantization requantization;  // but its scales
 
@@ -54,8 +54,8 @@ struct tfc_plan {
 
   std::shared_ptr<const tfc::Structure> structure;
   // In float32:
-  std::vector<float> values;  // in the order of the stream
-  std::vector<float> bias;    // up to a whole vector
+  std::vector<float, tfc::LineAllocator<float>> values;  // in the order of the stream
+  std::vector<float> bias;                               // up to a whole vector
   // Or in int8:
   tfc::Int8Numbers int8;
 };

@@ -34,8 +34,8 @@ constexpr uint32_t kAllLanes = (1u << kLanes) - 1;
 
 int32_t FloorDiv(int32_t a, int32_t b) { return a >= 0 ? a / b : -((b - 1 - a) / b); }
 
-// What one thread does and the memory it does it in: the planes of a block, the sums of a chunk, and zeros,
-// which stand in for pixels off the map.
+// What one thread does and the memory it does it in: the planes of a block, the sums of a chunk, zeros, which
+// stand in for pixels off the map, and a pixel that stands in for outputs there.
 class Runner {
  public:
   Runner(const tfc_plan& plan, const Maps& maps)
@@ -54,12 +54,14 @@ class Runner {
         sum_words_(static_cast<ptrdiff_t>(tiling_.Vectors()) * kLanes),
         pixels_(tiled_.input ? 0 : static_cast<size_t>(tiling_.Positions()) * kLanes),
         residual_pixels_(maps.residual == nullptr || tiled_.residual ? 0 : sum_words_),
+        output_pixels_(tiled_.output ? 0 : sum_words_),
         moves_(tiled_.input && !outline_.work.in_place ? tiling_.Positions() : 0),
-        scratch_(PlaneWords() + SumWords() + std::max(words_, shape_.filters)),
+        scratch_(PlaneWords() + SumWords() + std::max(words_, shape_.filters) + shape_.filters),
         whole_words_(WholeWords() ? 1 : static_cast<size_t>(shape_.height) * shape_.width * words_),
         planes_(scratch_.data()),
         sums_(planes_ + PlaneWords()),
-        zeros_(sums_ + SumWords()) {
+        zeros_(sums_ + SumWords()),
+        nowhere_(zeros_ + std::max(words_, shape_.filters)) {
     for (int32_t i = 0; i < tiling_.tile.rows; ++i) tile_rows_.push_back(i);
     for (int32_t i = 0; i < tiling_.tile.columns; ++i) tile_columns_.push_back(i);
     if (planes_ == nullptr) return;
@@ -74,18 +76,23 @@ class Runner {
     if (!moves_.empty()) FindMoves();
     if (!pixels_.empty()) FindInputPixels();
     if (!residual_pixels_.empty()) FindResidualPixels();
+    if (!output_pixels_.empty()) FindOutputPixels();
+    if (kernel_.enter != nullptr) kernel_.enter();
     const int32_t end = task.first_share + task.shares;
     for (int32_t first = task.first_share; first < end;) {
       const int32_t chunk = first / kShares, next = std::min(end, (chunk + 1) * kShares);
       RunPart({stream_.chunks[chunk], first - chunk * kShares, next - chunk * kShares});
       first = next;
     }
+    if (kernel_.leave != nullptr) kernel_.leave();
   }
 
  private:
   bool Int8() const { return plan_.structure->type == kInt8; }
   size_t PlaneWords() const { return outline_.work.in_place ? 0 : plane_words_ * (tiling_.block_channels + 1); }
-  size_t SumWords() const { return tiled_.output ? 0 : sum_words_ * stream_.chunks.front().filters; }
+  size_t SumWords() const {
+    return tiled_.output ? 0 : sum_words_ * CeilDiv(stream_.chunks.front().filters, kLanes) * kLanes;
+  }
 
   void RunPart(const Part& part) {
     if (part.Filters() == 0) return;
@@ -95,10 +102,22 @@ class Runner {
                       : sums_;
     const float* begin = Begin(part, sums);
     for (const Step& step : chunk.steps) {
-      SumBlock(part, step, Planes(step), begin, sums);
+      const float* planes = Planes(step);
+      const bool by_share = kernel_.unpack != nullptr && !tiled_.output;
+      if (by_share && &step == &chunk.steps.back()) return Finish(part, planes, begin, sums);
+      SumBlock(part, step, planes, begin, sums);
       begin = sums;
     }
-    if (!tiled_.output) UnpackTile(part);
+  }
+
+  // By share: sums are handed out while they are in the nearest cache.
+  void Finish(const Part& part, const float* planes, const float* begin, float* sums) {
+    for (int32_t share = part.first_share; share < part.end_share; ++share) {
+      const Part some = {part.chunk, share, share + 1};
+      if (some.Filters() == 0) continue;
+      SumBlock(some, part.chunk.steps.back(), planes, begin, sums);
+      UnpackTile(some);
+    }
   }
 
   // ------------------------------------------------------------ where things are
@@ -151,6 +170,22 @@ class Runner {
     const OutputSize size = outline_.size;
     const Window window = {size.height, size.width, shape_.filters, &tile_rows_, &tile_columns_};
     FindPixels(Image(residual_, window), window, 1, 1, 0, 0, residual_pixels_.data());
+  }
+
+  void FindOutputPixels() {
+    const OutputSize size = outline_.size;
+    const int64_t pixel_bytes = shape_.filters * (Int8() ? sizeof(int8_t) : sizeof(float));
+    char* image = static_cast<char*>(output_) + task_.image * size.height * size.width * pixel_bytes;
+    for (int lane = 0; lane < kLanes; ++lane) {
+      const int64_t top = TileRow(lane), left = TileColumn(lane);
+      void** to = output_pixels_.data() + lane;
+      for (int64_t y = top; y < top + tiling_.tile.rows; ++y) {
+        for (int64_t x = left; x < left + tiling_.tile.columns; ++x, to += kLanes) {
+          const bool on = y < size.height && x < size.width;
+          *to = on ? image + (y * size.width + x) * pixel_bytes : static_cast<void*>(nowhere_);
+        }
+      }
+    }
   }
 
   void FindPixels(const float* image, const Window& window, int64_t stride_height, int64_t stride_width,
@@ -248,20 +283,21 @@ class Runner {
 
   void SumBlock(const Part& part, const Step& step, const float* planes, const float* begin, float* sums) const {
     const Chunk& chunk = part.chunk;
-    const int64_t count = step.first_count[part.first_share], weight = step.first_weight[part.first_share];
+    const Step::Start& start = step.starts[part.first_share];
     TileJob job;
-    job.counts = stream_.counts.data() + count;
-    job.slots = stream_.slots.data() + count;
-    job.lines = stream_.lines.data() + weight;
+    job.counts = stream_.counts.data() + start.count;
+    job.slots = stream_.slots.data() + start.slot;
+    job.lines = stream_.lines.data() + start.line;
     const Int8Numbers& numbers = plan_.int8;
     if (Int8()) {
-      job.values = numbers.values.data() + weight * kWordBytes;
+      job.values = numbers.values.data() + start.value * kWordBytes;
     } else {
-      job.values = plan_.values.data() + weight;
+      job.values = plan_.values.data() + start.value;
     }
     job.filters = part.Filters();
     job.input = planes;
     job.row_bytes = static_cast<ptrdiff_t>(tiling_.columns.source.size()) * kLanes * sizeof(float);
+    job.plane_bytes = plane_words_ * kWordBytes;
     job.sums = sums;
     job.begin = begin;
     const void* bias = Int8() ? static_cast<const void*>(numbers.bias.data() + chunk.first_filter)
@@ -270,28 +306,19 @@ class Runner {
     job.last = &step == &chunk.steps.back();
     job.low = plan_.structure->range.low;
     job.high = plan_.structure->range.high;
+    job.pixels = output_pixels_.data();
+    job.first_filter = chunk.first_filter;
+    job.end_filter = chunk.first_filter + chunk.filters;
+    if (Int8()) job.requantization = numbers.From(chunk.first_filter);
     tiling_.tile.run(job);
   }
 
-  void UnpackTile(const Part& part) {
+  void UnpackTile(const Part& part) const {
     const int32_t first = part.FirstFilter(), filter = part.chunk.first_filter + first;
-    const OutputSize size = outline_.size;
-    const int64_t number_bytes = Int8() ? sizeof(int8_t) : sizeof(float);
-    auto* image = static_cast<char*>(output_) +
-                  task_.image * int64_t{size.height} * size.width * shape_.filters * number_bytes;
     const Requantization requantization = Int8() ? plan_.int8.From(filter) : Requantization{};
-    for (int32_t r = 0; r < tiling_.tile.rows; ++r) {
-      for (int32_t c = 0; c < tiling_.tile.columns; ++c) {
-        void* pixels[kLanes];
-        for (int lane = 0; lane < kLanes; ++lane) {
-          const int64_t y = TileRow(lane) + r, x = TileColumn(lane) + c;
-          const bool on = y < size.height && x < size.width;
-          const int64_t number = (y * size.width + x) * shape_.filters + filter;
-          pixels[lane] = on ? image + number * number_bytes : nullptr;
-        }
-        const float* from = sums_ + first * sum_words_ + (r * tiling_.tile.columns + c) * kLanes;
-        kernel_.unpack({pixels, part.Filters(), from, sum_words_, requantization});
-      }
+    for (int32_t v = 0; v < tiling_.Vectors(); ++v) {
+      kernel_.unpack({output_pixels_.data() + v * kLanes, filter, part.Filters(),
+                      sums_ + first * sum_words_ + v * kLanes, sum_words_, requantization});
     }
   }
 
@@ -308,11 +335,12 @@ class Runner {
   ptrdiff_t plane_words_, sum_words_;
   std::vector<int32_t> tile_rows_, tile_columns_;
   std::vector<const float*> pixels_, residual_pixels_;  // (positions, lanes)
+  std::vector<void*> output_pixels_;                    // (vectors, lanes)
   std::vector<Move> moves_;                             // by position
   std::vector<int32_t> lanes_;                          // (positions, lanes)
   Scratch scratch_, whole_words_;
   int32_t copied_ = -1;  // the image in `whole_words_`
-  float *planes_, *sums_, *zeros_;
+  float *planes_, *sums_, *zeros_, *nowhere_;
   Task task_;
 };
 

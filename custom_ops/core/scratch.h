@@ -3,6 +3,7 @@
 #define TFCOMPRESS_SCRATCH_H_
 
 #include <cstddef>
+#include <new>
 
 namespace tfc {
 
@@ -20,6 +21,22 @@ class Scratch {
  private:
   float* data_;
   size_t floats_;
+};
+
+// For vectors that begin with a cache line.
+template <typename Number>
+struct LineAllocator {
+  using value_type = Number;
+  static constexpr std::align_val_t kLine{64};
+
+  LineAllocator() = default;
+  template <typename Other>
+  LineAllocator(const LineAllocator<Other>&) {}
+
+  Number* allocate(size_t count) { return static_cast<Number*>(::operator new(count * sizeof(Number), kLine)); }
+  void deallocate(Number* numbers, size_t) { ::operator delete(numbers, kLine); }
+  friend bool operator==(const LineAllocator&, const LineAllocator&) { return true; }
+  friend bool operator!=(const LineAllocator&, const LineAllocator&) { return false; }
 };
 
 // Plans count themselves: with the last one all that was kept for them is freed.

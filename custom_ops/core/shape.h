@@ -2,9 +2,13 @@
 #ifndef TFCOMPRESS_SHAPE_H_
 #define TFCOMPRESS_SHAPE_H_
 
+#include <cstdint>
+
 #include "sparse_conv.h"
 
 namespace tfc {
+
+inline int32_t CeilDiv(int32_t a, int32_t b) { return (a + b - 1) / b; }
 
 struct OutputSize {
   int32_t height, width;

@@ -151,7 +151,7 @@ TFC_EXPORT int64_t tfc_tiled_floats(const tfc_tiles* tiles, int32_t height, int3
 /* How fast this processor is, for predictions. Numbers only: it may be kept for another process. */
 typedef struct tfc_machine {
   double dense;     /* multiply-adds of a dense convolution in a second, on one thread */
-  double steps[17]; /* seconds that each kind of step of a plan takes */
+  double steps[20]; /* seconds that each kind of step of a plan takes */
 } tfc_machine;
 
 /* What a prediction needs to know of the weights that are not pruned. */

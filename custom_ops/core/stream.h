@@ -30,8 +30,11 @@ inline int32_t ShareBegin(int32_t filters, int32_t share) {
 struct Step {
   int32_t first_plane, planes;
   int32_t first_word, end_word;  // the words that they hold
-  // By share, and behind the last: in `counts` and `slots`; in `lines`, `source` and a plan's values.
-  std::array<int64_t, kShares + 1> first_count, first_weight;
+  // By share: where it begins in what a stream has, and in the words of a plan's values.
+  struct Start {
+    int64_t slot, count, line, value;
+  };
+  std::array<Start, kShares> starts;
 };
 
 struct Chunk {
@@ -43,7 +46,7 @@ struct Stream {
   std::vector<int32_t> planes;  // by word of the input: which plane it gets, or -1 where no weight reads it;
   int32_t plane_count = 0;
   std::vector<Chunk> chunks;
-  std::vector<int32_t> slots, counts;  // of each step in turn: its filters, and how many weights they have
+  std::vector<int32_t> slots, counts;  // of each step in turn, as `TileJob` has them
   std::vector<uint16_t> lines;
 };
 
@@ -53,7 +56,8 @@ int64_t CountWords(const tfc_shape& shape, const tfc_weights& weights, int32_t f
 // Gives planes to the words that some weight reads; then to all.
 void AssignPlanes(const tfc_shape& shape, const tfc_weights& weights, int32_t depth, Stream* stream);
 void AssignAllPlanes(Stream* stream);
-// `source` gets, for the `depth` weights of each word in turn, which of those given they are, or -1.
+// `source` gets, for the `depth` weights of each word of a plan's values in turn, which of those given they are,
+// or -1.
 void FillStream(const tfc_shape& shape, const tfc_weights& weights, int32_t depth, const Tiling& tiling,
                 Stream* stream, std::vector<int32_t>* source);
 

@@ -9,4 +9,5 @@ constexpr Tile kTiles[] = {
     {3, 3, RunTile<3, 3>},   {4, 1, RunTile<4, 1>},
 };
 
-constexpr LaneKernel kLaneKernel = {kTiles, sizeof(kTiles) / sizeof(Tile), Pack, Gather, Unpack};
+constexpr LaneKernel kLaneKernel = {kTiles, sizeof(kTiles) / sizeof(Tile), 1, Pack, Gather, Unpack, nullptr,
+                                    nullptr};

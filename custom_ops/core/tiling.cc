@@ -26,8 +26,6 @@ CacheBytes ReadCacheBytes() {
   return bytes;
 }
 
-int32_t CeilDiv(int32_t a, int32_t b) { return (a + b - 1) / b; }
-
 // So many as are packed at a time, or a part of that.
 int32_t RoundedBlock(int32_t channels) {
   if (channels >= kLanes) return channels / kLanes * kLanes;
@@ -36,9 +34,11 @@ int32_t RoundedBlock(int32_t channels) {
   return std::max(1, power);
 }
 
-Tiling Cut(const Tile& tile, int32_t lane_rows, const tfc_shape& shape, OutputSize size, bool in_place) {
+Tiling Cut(const LaneKernel& kernel, const Tile& tile, int32_t lane_rows, const tfc_shape& shape, OutputSize size,
+           bool in_place) {
   Tiling t;
   t.tile = tile;
+  t.together = kernel.together;
   t.lane_rows = lane_rows;
   t.lane_columns = kLanes / lane_rows;
   t.region_rows = CeilDiv(size.height, lane_rows * tile.rows);
@@ -47,7 +47,9 @@ Tiling Cut(const Tile& tile, int32_t lane_rows, const tfc_shape& shape, OutputSi
   t.columns = MakeAxis(tile.columns, shape.kernel_width, shape.stride_width, shape.dilation_width);
   const int64_t lines = static_cast<int64_t>(t.rows.source.size()) * t.columns.source.size();
   t.plane_lines = lines < kMostLines ? static_cast<int32_t>(lines) | (in_place ? 0 : 1) : kMostLines;
-  t.block_channels = RoundedBlock(Caches().block / kLineBytes / t.plane_lines);
+  const int64_t bytes = t.together == 1 ? Caches().block : Caches().near / 8;
+  const int64_t lines_of_block = std::min<int64_t>(bytes / kLineBytes, kMostLines);
+  t.block_channels = RoundedBlock(static_cast<int32_t>(lines_of_block / t.plane_lines));
   t.chunk_filters = std::max(1, Caches().sums / kLineBytes / t.Vectors() / kLanes) * kLanes;
   return t;
 }
@@ -91,6 +93,14 @@ void AddBytes(double bytes, Costs* counts) {
   (*counts)[bytes <= kFarBytes ? kNearByte : kFarByte] += bytes;
 }
 
+Squares SquaresOf(const tfc_shape& shape, const Work& work) {
+  const double taps = double(shape.kernel_height) * shape.kernel_width;
+  const double places = taps * work.channels / shape.groups * CeilDiv(shape.filters, kLanes);
+  const auto read = static_cast<double>(work.blocks);
+  if (read * kOtherSquare >= places) return {places / kLanes, 0};
+  return {0, read / kLanes};
+}
+
 Costs Counts(const Tiling& t, const tfc_shape& shape, const Work& work) {
   const double vectors = t.Vectors(), filters = shape.filters, weights = static_cast<double>(work.weights);
   const double blocks = CeilDiv(std::max(work.channels, 1), t.block_channels);
@@ -100,12 +110,21 @@ Costs Counts(const Tiling& t, const tfc_shape& shape, const Work& work) {
   counts[kRegion] = 1;
   counts[kFilter] = filters * blocks;
   counts[kSum] = filters * blocks * vectors;
-  counts[kWeight] = weights;
-  counts[kVector] = weights * vectors;
+  if (t.together == 1) {
+    counts[kWeight] = weights;
+    counts[kVector] = weights * vectors;
+  } else {
+    const Squares squares = SquaresOf(shape, work);
+    counts[kSquare] = squares.near + squares.any;
+    counts[kSquareVector] = counts[kSquare] * vectors;
+    counts[kCopiedVector] = squares.any * vectors;
+  }
   counts[work.in_place ? kTouched : work.tiled.input ? kGathered : kPacked] = planes;
   if (!work.tiled.output) counts[kUnpacked] = filters * vectors;
   for (double& count : counts) count *= t.Regions();
-  AddBytes(weights * (sizeof(uint16_t) + sizeof(float)), &counts);  // once: they stay from region to region
+  const double bytes = t.together == 1 ? weights * (sizeof(uint16_t) + kWordBytes)
+                                       : counts[kSquare] / t.Regions() * kLanes * kLineBytes;
+  AddBytes(bytes, &counts);  // once: they stay from region to region
   return counts;
 }
 
@@ -119,7 +138,7 @@ Tiling ChooseTiling(const LaneKernel& kernel, const tfc_shape& shape, OutputSize
   for (int32_t i = 0; i < kernel.tile_count; ++i) {
     for (int32_t lane_rows = 1; lane_rows <= kLanes; lane_rows *= 2) {
       if (!Wanted(work.tiles, kernel.tiles[i], lane_rows)) continue;
-      const Tiling tiling = Cut(kernel.tiles[i], lane_rows, shape, size, work.in_place);
+      const Tiling tiling = Cut(kernel, kernel.tiles[i], lane_rows, shape, size, work.in_place);
       if (tiling.plane_lines >= kMostLines) continue;
       const double cost = Total(Counts(tiling, shape, work), kTypical);
       if (cost < least) {

@@ -22,6 +22,7 @@ Axis MakeAxis(int32_t outputs, int32_t taps, int32_t stride, int32_t dilation);
 
 struct Tiling {
   Tile tile;
+  int32_t together;                     // filters that read the same words, as the kernel says
   int32_t lane_rows, lane_columns;      // 16 in all
   int32_t region_rows, region_columns;  // regions of a map
   Axis rows, columns;
@@ -42,6 +43,10 @@ struct Tiled {
 
   bool Any() const { return input || residual || output; }
 };
+
+// A square of weights for any 16 lines, which are copied, takes so many times as long as one for neighbouring
+// planes.
+constexpr double kOtherSquare = 2.25;
 
 // What the choice of a tiling depends on, besides the shape.
 struct Work {
@@ -71,7 +76,11 @@ enum Cost {
   kEntry,        // fetch a block of weights and where it applies
   kEntryVector,  // multiply and add a vector
   kCopied,       // copy a vector
-  // Of either:
+  // Where squares of weights are multiplied:
+  kSquare,        // fetch one
+  kSquareVector,  // multiply and add one
+  kCopiedVector,  // copy the lines for it, besides
+  // Of any:
   kNearByte,  // bring a byte of the weights from a cache that all cores share
   kFarByte,   // or from memory
   kWake,      // let other threads begin
@@ -80,7 +89,8 @@ enum Cost {
 using Costs = std::array<double, kCosts>;
 
 // Cycles, roughly; only their proportions matter for the choice of a tiling.
-constexpr Costs kTypical = {500, 10, 2.5, 1, 0.5, 3.5, 2, 2, 3.5, 15, 2, 2, 0.55, 1.5, 0.12, 0.25, 50000};
+constexpr Costs kTypical = {500, 10, 2.5,  1,   0.5, 3.5, 2,  2,    3.5,  15,
+                            2,   2,  0.55, 1.5, 10,  17,  40, 0.12, 0.25, 50000};
 
 // So much of a processor's caches is filled.
 struct CacheBytes {
@@ -89,6 +99,12 @@ struct CacheBytes {
   int64_t near = 256 * 1024;  // weights beyond this come from further away than the second level
 };
 const CacheBytes& Caches();
+
+// How many squares of weights there are, of neighbouring planes and of any lines, if they are spread evenly.
+struct Squares {
+  double near, any;
+};
+Squares SquaresOf(const tfc_shape& shape, const Work& work);
 
 Costs Counts(const Tiling& tiling, const tfc_shape& shape, const Work& work);
 
