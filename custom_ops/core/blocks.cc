@@ -107,7 +107,7 @@ BlockTiling ChooseBlockTiling(const Kernel& kernel, const tfc_shape& shape, Outp
   double least = std::numeric_limits<double>::infinity();
   for (int32_t i = 0; i < kernel.blocks->tile_count; ++i) {
     if (!Cut(kernel, kernel.blocks->tiles[i], shape, size, work, &tiling)) continue;
-    const double cost = Total(BlockCounts(tiling, shape, size, work), kTypical);
+    const double cost = Total(BlockCounts(tiling, shape, size, work), Typical(work.depth));
     if (cost >= least) continue;
     least = cost;
     best = tiling;

@@ -81,27 +81,61 @@ double WakeSeconds() {
 
 // ---------------------------------------------------------------- the plans that are timed
 
+// Which lines a kernel reads, and how many weights go with each.
+enum Kind { kLines, kBlocks, kSquares };
+
+Kind KindOf(const Kernel& kernel) {
+  if (kernel.blocks != nullptr) return kBlocks;
+  return kernel.lanes->together == 1 ? kLines : kSquares;
+}
+
 struct Trial {
   int32_t size, channels, filters, kernel;
   double density;
-  bool tiled_input, tiled_output;
-  bool blocks;  // whether lanes are filters
+  Kind kind;
+  bool tiled_input = false, tiled_output = false;
 };
 
-constexpr Trial kTrials[] = {
-    {28, 32, 64, 3, 0.3, false, false, false},  {28, 32, 64, 3, 0.05, false, false, false},
-    {28, 64, 64, 3, 0.1, true, true, false},    {28, 64, 32, 3, 0.02, true, true, false},
-    {28, 64, 128, 1, 0.3, false, false, false}, {28, 64, 128, 1, 0.03, false, false, false},
-    {28, 128, 128, 1, 0.1, true, true, false},  {28, 128, 256, 1, 0.02, true, true, false},
-    {14, 128, 64, 1, 0.1, false, true, false},  {14, 128, 128, 1, 0.1, true, false, false},
-    {14, 64, 64, 3, 0.1, true, false, false},   {14, 64, 128, 3, 0.05, false, true, false},
-    {7, 128, 128, 3, 0.1, false, false, false}, {7, 128, 128, 3, 0.05, true, true, false},
-    {7, 256, 256, 1, 0.1, true, true, false},   {4, 64, 64, 1, 0.1, false, false, false},
-    {4, 32, 32, 3, 0.1, true, true, false},     {12, 16, 512, 1, 0.2, true, true, false},
-    {28, 64, 64, 3, 0.3, false, false, true},   {28, 64, 64, 3, 0.05, false, false, true},
-    {28, 64, 128, 1, 0.3, false, false, true},  {28, 128, 512, 1, 0.03, false, false, true},
-    {14, 256, 256, 1, 0.1, false, false, true}, {14, 128, 128, 3, 0.1, false, false, true},
-    {7, 256, 256, 3, 0.05, false, false, true}, {7, 128, 512, 1, 0.1, false, false, true},
+constexpr Trial kFloat32Trials[] = {
+    {28, 32, 64, 3, 0.3, kLines},
+    {28, 32, 64, 3, 0.05, kLines},
+    {28, 64, 64, 3, 0.1, kLines, true, true},
+    {28, 64, 32, 3, 0.02, kLines, true, true},
+    {28, 64, 128, 1, 0.3, kLines},
+    {28, 64, 128, 1, 0.03, kLines},
+    {28, 128, 128, 1, 0.1, kLines, true, true},
+    {28, 128, 256, 1, 0.02, kLines, true, true},
+    {14, 128, 64, 1, 0.1, kLines, false, true},
+    {14, 128, 128, 1, 0.1, kLines, true, false},
+    {14, 64, 64, 3, 0.1, kLines, true, false},
+    {14, 64, 128, 3, 0.05, kLines, false, true},
+    {7, 128, 128, 3, 0.1, kLines},
+    {7, 128, 128, 3, 0.05, kLines, true, true},
+    {7, 256, 256, 1, 0.1, kLines, true, true},
+    {4, 64, 64, 1, 0.1, kLines},
+    {4, 32, 32, 3, 0.1, kLines, true, true},
+    {12, 16, 512, 1, 0.2, kLines, true, true},
+    {28, 64, 64, 3, 0.3, kBlocks},
+    {28, 64, 64, 3, 0.05, kBlocks},
+    {28, 64, 128, 1, 0.3, kBlocks},
+    {28, 128, 512, 1, 0.03, kBlocks},
+    {14, 256, 256, 1, 0.1, kBlocks},
+    {14, 128, 128, 3, 0.1, kBlocks},
+    {7, 256, 256, 3, 0.05, kBlocks},
+    {7, 128, 512, 1, 0.1, kBlocks},
+};
+
+constexpr Trial kInt8Trials[] = {
+    {28, 64, 64, 3, 0.3, kLines},      {28, 64, 64, 3, 0.05, kLines},    {28, 128, 256, 1, 0.3, kLines},
+    {28, 128, 256, 1, 0.03, kLines},   {14, 256, 128, 1, 0.1, kLines},   {14, 128, 128, 3, 0.1, kLines},
+    {7, 256, 256, 3, 0.05, kLines},    {7, 256, 512, 1, 0.1, kLines},    {28, 64, 64, 3, 0.3, kBlocks},
+    {28, 64, 64, 3, 0.05, kBlocks},    {28, 128, 256, 1, 0.3, kBlocks},  {28, 128, 512, 1, 0.03, kBlocks},
+    {14, 256, 256, 1, 0.1, kBlocks},   {14, 128, 128, 3, 0.1, kBlocks},  {7, 256, 256, 3, 0.05, kBlocks},
+    {7, 256, 512, 1, 0.1, kBlocks},    {28, 64, 64, 3, 0.9, kSquares},   {28, 64, 64, 3, 0.1, kSquares},
+    {28, 128, 128, 3, 0.2, kSquares},  {14, 256, 256, 3, 0.9, kSquares}, {14, 256, 256, 3, 0.1, kSquares},
+    {14, 256, 256, 3, 0.02, kSquares}, {28, 128, 512, 1, 0.9, kSquares}, {28, 128, 256, 1, 0.05, kSquares},
+    {14, 512, 256, 1, 0.2, kSquares},  {7, 256, 256, 3, 0.1, kSquares},  {7, 512, 512, 1, 0.9, kSquares},
+    {7, 512, 512, 1, 0.1, kSquares},
 };
 
 tfc_shape ShapeOf(const Trial& trial) {
@@ -115,15 +149,20 @@ tfc_shape ShapeOf(const Trial& trial) {
   return s;
 }
 
-// Places at random, always the same; or whole blocks of 16 filters.
-std::vector<int32_t> Places(const tfc_shape& shape, const Trial& trial) {
-  std::vector<int32_t> places;
-  const int32_t together = trial.blocks ? kLanes : 1;
+// Words at random, always the same; or those of 16 filters.
+std::vector<int32_t> Places(const tfc_shape& shape, const Trial& trial, int32_t depth) {
+  const int32_t together = trial.kind == kLines ? 1 : kLanes, taps = shape.kernel_height * shape.kernel_width;
+  const int32_t words = shape.channels / depth, groups = shape.filters / together;
+  std::vector<bool> kept(static_cast<size_t>(taps) * words * groups);
   uint32_t state = 1;
-  for (int64_t i = 0; i < WeightCount(shape); i += together) {
+  for (size_t i = 0; i < kept.size(); ++i) {
     state = state * 1664525u + 1013904223u;
-    if ((state >> 8) >= trial.density * (1 << 24)) continue;
-    for (int32_t k = 0; k < together; ++k) places.push_back(static_cast<int32_t>(i + k));
+    kept[i] = (state >> 8) < trial.density * (1 << 24);
+  }
+  std::vector<int32_t> places;
+  for (int32_t i = 0; i < WeightCount(shape); ++i) {
+    const int32_t row = i / shape.filters, filter = i % shape.filters;  // of taps and channels
+    if (kept[static_cast<size_t>(row / depth) * groups + filter / together]) places.push_back(i);
   }
   return places;
 }
@@ -137,24 +176,36 @@ struct Destroy {
   void operator()(tfc_plan* plan) const { tfc_plan_destroy(plan); }
 };
 
-tfc_status Measure(const Trial& trial, const char* kernel, Sample* sample) {
+tfc_status MakeTrialPlan(Type type, const Trial& trial, const char* kernel, tfc_plan** plan) {
   const tfc_shape shape = ShapeOf(trial);
-  const std::vector<int32_t> places = Places(shape, trial);
+  const std::vector<int32_t> places = Places(shape, trial, DepthOf(type));
+  const auto count = static_cast<int64_t>(places.size());
+  if (type == kInt8) {
+    const std::vector<int8_t> values(places.size(), 1);
+    const std::vector<float> scales(shape.filters, 0.01f);
+    const tfc_int8_weights weights = {count, places.data(), values.data()};
+    const tfc_requantization requantization = {0, 0, -128, 127, scales.data()};
+    return tfc_int8_plan_create(&shape, &weights, nullptr, &requantization, kernel, plan);
+  }
   const std::vector<float> values(places.size(), 0.01f);
-  const tfc_weights weights = {static_cast<int64_t>(places.size()), places.data(), values.data()};
+  const tfc_weights weights = {count, places.data(), values.data()};
   const tfc_options options = {kernel, {}, trial.tiled_input, trial.tiled_output, trial.tiled_output};
+  return tfc_plan_create_with(&shape, &weights, nullptr, TFC_RELU, &options, plan);
+}
+
+// Maps in int8 are a quarter of what they have room for.
+tfc_status Measure(Type type, const Trial& trial, const char* kernel, Sample* sample) {
   tfc_plan* made = nullptr;
-  const auto status = tfc_plan_create_with(&shape, &weights, nullptr, TFC_RELU, &options, &made);
-  if (status != TFC_OK) return status;
+  if (const auto status = MakeTrialPlan(type, trial, kernel, &made)) return status;
   const std::unique_ptr<tfc_plan, Destroy> plan(made);
   const tfc_tiles tiles = tfc_plan_tiles(made);
   const auto floats = [&](int32_t channels) {
-    return static_cast<size_t>(std::max<int64_t>(tfc_tiled_floats(&tiles, shape.height, shape.width, channels),
-                                                 int64_t{shape.height} * shape.width * channels));
+    return static_cast<size_t>(std::max<int64_t>(tfc_tiled_floats(&tiles, trial.size, trial.size, channels),
+                                                 int64_t{trial.size} * trial.size * channels));
   };
-  const Scratch input(floats(shape.channels)), output(floats(shape.filters));
+  const Scratch input(floats(trial.channels)), output(floats(trial.filters));
   if (input.data() == nullptr || output.data() == nullptr) return TFC_NO_MEMORY;
-  std::fill_n(input.data(), floats(shape.channels), 1.0f);
+  std::fill_n(input.data(), floats(trial.channels), 1.0f);
   const Outline& outline = made->structure->outline;
   sample->counts = CountsOf(outline);
   Run(*made, {input.data(), nullptr, output.data()}, 1, 1);  // brings everything into the caches
@@ -163,9 +214,9 @@ tfc_status Measure(const Trial& trial, const char* kernel, Sample* sample) {
 }
 
 // Seconds of a cycle, if all steps took as many as they typically do.
-double TypicalSeconds(const std::vector<Sample>& samples) {
+double TypicalSeconds(const std::vector<Sample>& samples, const Costs& cycles) {
   std::vector<double> ratios;
-  for (const Sample& sample : samples) ratios.push_back(sample.seconds / Total(sample.counts, kTypical));
+  for (const Sample& sample : samples) ratios.push_back(sample.seconds / Total(sample.counts, cycles));
   const auto middle = ratios.begin() + static_cast<ptrdiff_t>(ratios.size() / 2);
   std::nth_element(ratios.begin(), middle, ratios.end());
   return *middle;
@@ -174,17 +225,18 @@ double TypicalSeconds(const std::vector<Sample>& samples) {
 // The seconds of each kind of step, none below zero, for which the relative errors of all samples are least:
 // one kind after the other is set to what is best for it. Kinds of which the samples tell little stay near what
 // is typical; else noise would decide between kinds that always come together.
-Costs Fit(const std::vector<Sample>& samples) {
+Costs Fit(const std::vector<Sample>& samples, const Costs& cycles) {
   constexpr int kRounds = 1000;
   constexpr double kWeightOfTypical = 0.1;  // that of a sample is 1
   Costs typical, each;
-  std::transform(kTypical.begin(), kTypical.end(), typical.begin(),
-                 [second = TypicalSeconds(samples)](double cycles) { return cycles * second; });
+  std::transform(cycles.begin(), cycles.end(), typical.begin(),
+                 [second = TypicalSeconds(samples, cycles)](double count) { return count * second; });
   each = typical;
   std::vector<double> errors;  // (predicted - measured) / measured
   for (const Sample& sample : samples) errors.push_back(Total(sample.counts, each) / sample.seconds - 1);
   for (int round = 0; round < kRounds; ++round) {
     for (int kind = 0; kind < kNearByte; ++kind) {
+      if (typical[kind] == 0) continue;  // no plan takes it
       double curvature = kWeightOfTypical / (typical[kind] * typical[kind]);
       double slope = curvature * (each[kind] - typical[kind]);
       for (size_t i = 0; i < samples.size(); ++i) {
@@ -202,34 +254,42 @@ Costs Fit(const std::vector<Sample>& samples) {
   return each;
 }
 
-tfc_status MeasureAll(const std::vector<const Kernel*>& kernels, std::vector<Sample>* samples) {
+template <size_t count>
+tfc_status MeasureTrials(Type type, const Trial (&trials)[count], const std::vector<const Kernel*>& kernels,
+                         std::vector<Sample>* samples) {
   for (const Kernel* each : kernels) {
-    for (const Trial& trial : kTrials) {
-      if (trial.blocks != (each->blocks != nullptr)) continue;
+    for (const Trial& trial : trials) {
+      if (trial.kind != KindOf(*each)) continue;
       samples->emplace_back();
-      if (const auto status = Measure(trial, each->name, &samples->back())) return status;
+      if (const auto status = Measure(type, trial, each->name, &samples->back())) return status;
     }
   }
   return TFC_OK;
 }
 
+tfc_status MeasureAll(Type type, const std::vector<const Kernel*>& kernels, std::vector<Sample>* samples) {
+  return type == kInt8 ? MeasureTrials(type, kInt8Trials, kernels, samples)
+                       : MeasureTrials(type, kFloat32Trials, kernels, samples);
+}
+
 // Everything in turn, some times over: a processor that others share is slow for a while, and the steps must be
 // compared with the dense speed of the same time.
-tfc_status MeasureMachine(const std::vector<const Kernel*>& kernels, tfc_machine* machine) {
+tfc_status MeasureMachine(Type type, const std::vector<const Kernel*>& kernels, const Kernel& best_kernel,
+                          tfc_machine* machine) {
   constexpr int kTimes = 3;
   std::vector<Sample> best;
   double near = std::numeric_limits<double>::infinity(), far = near;
   machine->dense = 0;
   for (int i = 0; i < kTimes; ++i) {
     std::vector<Sample> samples;
-    if (const auto status = MeasureAll(kernels, &samples)) return status;
+    if (const auto status = MeasureAll(type, kernels, &samples)) return status;
     if (best.empty()) best = samples;
     for (size_t k = 0; k < best.size(); ++k) best[k].seconds = std::min(best[k].seconds, samples[k].seconds);
-    machine->dense = std::max(machine->dense, DenseSpeed(*kernels.front()));
+    machine->dense = std::max(machine->dense, DenseSpeed(best_kernel) * DepthOf(type));
     near = std::min(near, SecondsPerByte(kFarBytes / 4));
     far = std::min(far, SecondsPerByte(kFarBytes * 2));
   }
-  const Costs each = Fit(best);
+  const Costs each = Fit(best, Typical(DepthOf(type)));
   std::copy(each.begin(), each.end(), machine->steps);
   machine->steps[kNearByte] = near;
   machine->steps[kFarByte] = std::max(near, far);
@@ -239,11 +299,27 @@ tfc_status MeasureMachine(const std::vector<const Kernel*>& kernels, tfc_machine
 
 // ---------------------------------------------------------------- predictions
 
+// What XNNPACK makes of the processor.
+struct Dense {
+  double share;       // of what the processor can multiply and add
+  double per_output;  // multiply-adds that an output takes the time of, besides its own
+  int64_t pixels;     // of a tile
+};
+
+Dense DenseOf(Type type) {
+  if (type == kFloat32) return {0.95, 0, 7};
+  std::vector<const Kernel*> kernels;
+  const bool squares = FindKernels(kInt8, nullptr, &kernels) == TFC_OK && KindOf(*kernels.front()) == kSquares;
+  return squares ? Dense{0.4, 1400, 16} : Dense{0.95, 80, 7};
+}
+
 // Dense kernels take tiles of pixels by filters, and pay for those that are not full; with few pixels they wait
 // for weights. Those of depthwise convolutions take channels, and load two vectors for each that they multiply.
-double DenseSeconds(const tfc_shape& s, OutputSize size, double speed, const Costs& each, int32_t threads) {
-  constexpr double kShare = 0.95, kDepthwiseShare = 0.5;  // of what the processor can do, XNNPACK reaches
-  constexpr int64_t kPixels = 7, kFilters = 16;
+double DenseSeconds(Type type, const tfc_shape& s, OutputSize size, double speed, const Costs& each,
+                    int32_t threads) {
+  constexpr double kDepthwiseShare = 0.5;
+  constexpr int64_t kFilters = 16;
+  const Dense dense = DenseOf(type);
   if (s.groups == s.channels && s.groups > 1) {
     const double taps = double(s.kernel_height) * s.kernel_width * size.height * size.width;
     return taps * s.filters / (kDepthwiseShare * speed * threads);
@@ -253,11 +329,12 @@ double DenseSeconds(const tfc_shape& s, OutputSize size, double speed, const Cos
   };
   const int64_t pixels = int64_t{size.height} * size.width;
   const double outputs =
-      filled(pixels, std::min(pixels, kPixels)) * filled(s.filters / s.groups, kFilters) * s.groups;
+      filled(pixels, std::min(pixels, dense.pixels)) * filled(s.filters / s.groups, kFilters) * s.groups;
   const double taps = double(s.kernel_height) * s.kernel_width * (s.channels / s.groups);
   Costs counts{};
-  AddBytes(taps * s.filters * sizeof(float), &counts);
-  return std::max(outputs * taps / (kShare * speed), Total(counts, each)) / threads;
+  AddBytes(taps * s.filters * (type == kInt8 ? sizeof(int8_t) : sizeof(float)), &counts);
+  const double seconds = outputs * (taps / dense.share + dense.per_output) / speed;
+  return std::max(seconds, Total(counts, each)) / threads;
 }
 
 // Threads take regions in rounds, or parts of them, of which each prepares the region anew.
@@ -273,35 +350,32 @@ double SparseSeconds(const Outline& outline, const Costs& each, int32_t threads)
   return part / regions * std::ceil(regions * parts / threads) + (threads > 1 ? each[kWake] : 0);
 }
 
-}  // namespace
-}  // namespace tfc
-
-tfc_status tfc_measure_machine(const char* kernel, tfc_machine* machine) {
+tfc_status MeasureMachine(Type type, const char* kernel, tfc_machine* machine) {
   if (machine == nullptr) return TFC_BAD_ARGUMENT;
   try {
-    std::vector<const tfc::Kernel*> kernels;
-    if (const auto status = tfc::FindKernels(tfc::kFloat32, kernel, &kernels)) return status;
-    return tfc::MeasureMachine(kernels, machine);
+    std::vector<const Kernel*> kernels, all;
+    if (const auto status = FindKernels(type, kernel, &kernels)) return status;
+    if (const auto status = FindKernels(type, nullptr, &all)) return status;
+    return MeasureMachine(type, kernels, *all.front(), machine);
   } catch (const std::bad_alloc&) {
     return TFC_NO_MEMORY;
   }
 }
 
-tfc_status tfc_predict(const tfc_shape* shape, const tfc_weight_counts* counts, const tfc_options* options,
-                       const tfc_machine* machine, int32_t threads, tfc_prediction* prediction) {
+tfc_status Predict(Type type, const tfc_shape* shape, const tfc_weight_counts* counts, const tfc_options* options,
+                   const tfc_machine* machine, int32_t threads, tfc_prediction* prediction) {
   if (shape == nullptr || counts == nullptr || options == nullptr) return TFC_BAD_ARGUMENT;
   if (machine == nullptr || prediction == nullptr || threads < 1 || !(machine->dense > 0)) return TFC_BAD_ARGUMENT;
   if (counts->weights < 0 || counts->blocks < 0 || counts->channels < 0) return TFC_BAD_ARGUMENT;
   try {
-    tfc::OutputSize size;
-    if (const auto status = tfc::CheckShape(*shape, &size)) return status;
-    tfc::Costs each;
+    OutputSize size;
+    if (const auto status = CheckShape(*shape, &size)) return status;
+    Costs each;
     std::copy(std::begin(machine->steps), std::end(machine->steps), each.begin());
-    tfc::Outline outline;
-    if (const auto status = tfc::MakeOutline(tfc::kFloat32, *shape, *counts, *options, each, &outline))
-      return status;
-    prediction->dense_seconds = tfc::DenseSeconds(*shape, size, machine->dense, each, threads);
-    prediction->sparse_seconds = tfc::SparseSeconds(outline, each, threads);
+    Outline outline;
+    if (const auto status = MakeOutline(type, *shape, *counts, *options, each, &outline)) return status;
+    prediction->dense_seconds = DenseSeconds(type, *shape, size, machine->dense, each, threads);
+    prediction->sparse_seconds = SparseSeconds(outline, each, threads);
     prediction->kernel = outline.kernel->name;
     prediction->tiles = {};
     if (outline.kernel->lanes != nullptr) {
@@ -311,4 +385,27 @@ tfc_status tfc_predict(const tfc_shape* shape, const tfc_weight_counts* counts, 
   } catch (const std::bad_alloc&) {
     return TFC_NO_MEMORY;
   }
+}
+
+}  // namespace
+}  // namespace tfc
+
+tfc_status tfc_measure_machine(const char* kernel, tfc_machine* machine) {
+  return tfc::MeasureMachine(tfc::kFloat32, kernel, machine);
+}
+
+tfc_status tfc_int8_measure_machine(const char* kernel, tfc_machine* machine) {
+  return tfc::MeasureMachine(tfc::kInt8, kernel, machine);
+}
+
+tfc_status tfc_predict(const tfc_shape* shape, const tfc_weight_counts* counts, const tfc_options* options,
+                       const tfc_machine* machine, int32_t threads, tfc_prediction* prediction) {
+  return tfc::Predict(tfc::kFloat32, shape, counts, options, machine, threads, prediction);
+}
+
+tfc_status tfc_int8_predict(const tfc_shape* shape, const tfc_weight_counts* counts, const char* kernel,
+                            const tfc_machine* machine, int32_t threads, tfc_prediction* prediction) {
+  tfc_options options = {};
+  options.kernel = kernel;
+  return tfc::Predict(tfc::kInt8, shape, counts, &options, machine, threads, prediction);
 }

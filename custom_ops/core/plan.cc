@@ -12,6 +12,12 @@
 namespace tfc {
 namespace {
 
+tfc_weight_counts CountsOf(const tfc_shape& shape, const tfc_weights& weights, int32_t depth) {
+  Stream stream;
+  AssignPlanes(shape, weights, depth, &stream);
+  return {CountWords(shape, weights, 1, depth), CountWords(shape, weights, kLanes, depth), stream.plane_count};
+}
+
 // The values of the weights are not looked at.
 tfc_status MakeStructure(Type type, const tfc_shape& shape, const tfc_weights& weights, tfc_activation activation,
                          const tfc_options& options, std::shared_ptr<const Structure>* made) {
@@ -26,9 +32,8 @@ tfc_status MakeStructure(Type type, const tfc_shape& shape, const tfc_weights& w
   const int32_t depth = DepthOf(type);
   AssignPlanes(shape, weights, depth, &stream);
   Outline& outline = structure->outline;
-  const tfc_weight_counts counts = {CountWords(shape, weights, 1, depth),
-                                    CountWords(shape, weights, kLanes, depth), stream.plane_count};
-  if (const auto status = MakeOutline(type, shape, counts, options, kTypical, &outline)) return status;
+  const tfc_weight_counts counts = CountsOf(shape, weights, depth);
+  if (const auto status = MakeOutline(type, shape, counts, options, Typical(depth), &outline)) return status;
   if (outline.kernel->blocks != nullptr) {
     FillBlockStream(outline.shape, weights, outline.block_tiling, &structure->blocks, &structure->source);
   } else {
@@ -55,6 +60,20 @@ tfc_status MakePlan(std::shared_ptr<const Structure> structure, const float* val
   plan->structure = std::move(structure);
   *made = plan.release();
   return TFC_OK;
+}
+
+// The values of the weights are not looked at.
+tfc_status CountWeights(Type type, const tfc_shape* shape, const tfc_weights* weights, tfc_weight_counts* counts) {
+  if (shape == nullptr || weights == nullptr || counts == nullptr) return TFC_BAD_ARGUMENT;
+  try {
+    OutputSize size;
+    if (const auto status = CheckShape(*shape, &size)) return status;
+    if (const auto status = CheckIndices(*shape, *weights)) return status;
+    *counts = CountsOf(*shape, *weights, DepthOf(type));
+    return TFC_OK;
+  } catch (const std::bad_alloc&) {
+    return TFC_NO_MEMORY;
+  }
 }
 
 const char* NameAt(Type type, int32_t index) {
@@ -218,18 +237,14 @@ tfc_status tfc_int8_plan_run(const tfc_plan* plan, const int8_t* input, int8_t* 
 }
 
 tfc_status tfc_count_weights(const tfc_shape* shape, const tfc_weights* weights, tfc_weight_counts* counts) {
-  if (shape == nullptr || weights == nullptr || counts == nullptr) return TFC_BAD_ARGUMENT;
-  try {
-    tfc::OutputSize size;
-    if (const auto status = tfc::CheckShape(*shape, &size)) return status;
-    if (const auto status = tfc::CheckIndices(*shape, *weights)) return status;
-    tfc::Stream stream;
-    tfc::AssignPlanes(*shape, *weights, 1, &stream);
-    *counts = {weights->count, tfc::CountWords(*shape, *weights, tfc::kLanes, 1), stream.plane_count};
-    return TFC_OK;
-  } catch (const std::bad_alloc&) {
-    return TFC_NO_MEMORY;
-  }
+  return tfc::CountWeights(tfc::kFloat32, shape, weights, counts);
+}
+
+tfc_status tfc_int8_count_weights(const tfc_shape* shape, const tfc_int8_weights* weights,
+                                  tfc_weight_counts* counts) {
+  if (weights == nullptr) return TFC_BAD_ARGUMENT;
+  const tfc_weights places = {weights->count, weights->indices, nullptr};
+  return tfc::CountWeights(tfc::kInt8, shape, &places, counts);
 }
 
 tfc_tiles tfc_plan_tiles(const tfc_plan* plan) {

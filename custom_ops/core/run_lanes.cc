@@ -155,10 +155,13 @@ class Runner {
     const int64_t pixels = int64_t{shape_.height} * shape_.width, channels = shape_.channels;
     const auto* from = reinterpret_cast<const uint8_t*>(input_) + task_.image * pixels * channels;
     auto* to = reinterpret_cast<uint8_t*>(whole_words_.data());
-    for (int64_t i = 0; i < pixels; ++i, from += channels, to += int64_t{words_} * kWordBytes) {
-      std::memcpy(to, from, static_cast<size_t>(channels));
-      std::memset(to + channels, 0, static_cast<size_t>(words_ * kWordBytes - channels));
+    const int64_t bytes = int64_t{words_} * kWordBytes;
+    int64_t left = pixels;
+    for (; left * channels >= bytes; --left, from += channels, to += bytes) {  // with bytes of the pixels behind
+      for (int32_t w = 0; w < words_; ++w) std::memcpy(to + w * kWordBytes, from + w * kWordBytes, kWordBytes);
     }
+    std::memset(to, 0, static_cast<size_t>(left * bytes));
+    for (; left > 0; --left, from += channels, to += bytes) std::memcpy(to, from, static_cast<size_t>(channels));
     copied_ = task_.image;
   }
 

@@ -128,22 +128,6 @@ TFC_EXPORT tfc_status tfc_plan_create_with(const tfc_shape* shape, const tfc_wei
 TFC_EXPORT tfc_status tfc_plan_run_with(const tfc_plan* plan, const float* input, const float* residual,
                                         float* output, int32_t batch, int32_t threads);
 
-/* In int8. Kernels have names of their own: "int8_lanes_..." leave out blocks of 4 neighbouring channels of one
- * filter at one tap, "int8_blocks_..." those of 16 neighbouring filters. Padding is `input_zero`, which stands for
- * 0. TFC_BAD_ARGUMENT for scales that are not above 0, zeros and bounds beyond 8 bits, and for a plan of the
- * other type. Maps begin on a border of 4 bytes.
- * bias: (filters,) or NULL. */
-TFC_EXPORT const char* tfc_int8_kernel_name(int32_t index);
-TFC_EXPORT int32_t tfc_int8_kernel_supported(int32_t index);
-TFC_EXPORT tfc_status tfc_int8_plan_create(const tfc_shape* shape, const tfc_int8_weights* weights,
-                                           const int32_t* bias, const tfc_requantization* requantization,
-                                           const char* kernel, tfc_plan** plan);
-TFC_EXPORT tfc_status tfc_int8_plan_run(const tfc_plan* plan, const int8_t* input, int8_t* output, int32_t batch,
-                                        int32_t threads);
-TFC_EXPORT tfc_status tfc_int8_reference(const tfc_shape* shape, const int8_t* weights, const int32_t* bias,
-                                         const tfc_requantization* requantization, const int8_t* input,
-                                         int8_t* output, int32_t batch);
-
 /* The tiles of a plan, and how many floats a map in such tiles has. */
 TFC_EXPORT tfc_tiles tfc_plan_tiles(const tfc_plan* plan);
 TFC_EXPORT int64_t tfc_tiled_floats(const tfc_tiles* tiles, int32_t height, int32_t width, int32_t channels);
@@ -151,7 +135,7 @@ TFC_EXPORT int64_t tfc_tiled_floats(const tfc_tiles* tiles, int32_t height, int3
 /* How fast this processor is, for predictions. Numbers only: it may be kept for another process. */
 typedef struct tfc_machine {
   double dense;     /* multiply-adds of a dense convolution in a second, on one thread */
-  double steps[20]; /* seconds that each kind of step of a plan takes */
+  double steps[21]; /* seconds that each kind of step of a plan takes */
 } tfc_machine;
 
 /* What a prediction needs to know of the weights that are not pruned. */
@@ -185,6 +169,28 @@ TFC_EXPORT const char* tfc_plan_kernel(const tfc_plan* plan);
 /* The plain loop nest over all the weights, dense, which every kernel is tested against. */
 TFC_EXPORT tfc_status tfc_reference(const tfc_shape* shape, const float* weights, const float* bias,
                                     tfc_activation activation, const float* input, float* output, int32_t batch);
+
+/* In int8. Kernels have names of their own: "int8_lanes_..." leave out words, blocks of 4 neighbouring channels of
+ * one filter at one tap; "int8_blocks_..." those of 16 neighbouring filters; "int8_lanes_avx512amx" words that
+ * none of 16 filters has, and more only where that is faster. Padding is `input_zero`, which stands for 0.
+ * TFC_BAD_ARGUMENT for scales that are not above 0, zeros and bounds beyond 8 bits, and for a plan of the other
+ * type. Maps begin on a border of 4 bytes. Where weights and channels are counted, words are. bias: (filters,) or
+ * NULL. */
+TFC_EXPORT const char* tfc_int8_kernel_name(int32_t index);
+TFC_EXPORT int32_t tfc_int8_kernel_supported(int32_t index);
+TFC_EXPORT tfc_status tfc_int8_plan_create(const tfc_shape* shape, const tfc_int8_weights* weights,
+                                           const int32_t* bias, const tfc_requantization* requantization,
+                                           const char* kernel, tfc_plan** plan);
+TFC_EXPORT tfc_status tfc_int8_plan_run(const tfc_plan* plan, const int8_t* input, int8_t* output, int32_t batch,
+                                        int32_t threads);
+TFC_EXPORT tfc_status tfc_int8_count_weights(const tfc_shape* shape, const tfc_int8_weights* weights,
+                                             tfc_weight_counts* counts);
+TFC_EXPORT tfc_status tfc_int8_measure_machine(const char* kernel, tfc_machine* machine);
+TFC_EXPORT tfc_status tfc_int8_predict(const tfc_shape* shape, const tfc_weight_counts* counts, const char* kernel,
+                                       const tfc_machine* machine, int32_t threads, tfc_prediction* prediction);
+TFC_EXPORT tfc_status tfc_int8_reference(const tfc_shape* shape, const int8_t* weights, const int32_t* bias,
+                                         const tfc_requantization* requantization, const int8_t* input,
+                                         int8_t* output, int32_t batch);
 
 #ifdef __cplusplus
 }

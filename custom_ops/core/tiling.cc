@@ -13,6 +13,7 @@ namespace {
 
 constexpr int32_t kMostLines = 65536;  // of a block: lines are counted in 16 bits
 constexpr int32_t kLineBytes = 64;
+constexpr double kBehind = 2.5;  // so much faster do weights come that are waited for while others are multiplied
 
 CacheBytes ReadCacheBytes() {
   CacheBytes bytes;
@@ -108,22 +109,26 @@ Costs Counts(const Tiling& t, const tfc_shape& shape, const Work& work) {
       CeilDiv(shape.filters, t.chunk_filters) * t.Positions() * static_cast<double>(work.channels);
   Costs counts{};
   counts[kRegion] = 1;
-  counts[kFilter] = filters * blocks;
-  counts[kSum] = filters * blocks * vectors;
   if (t.together == 1) {
+    counts[kFilter] = filters * blocks;
+    counts[kSum] = filters * blocks * vectors;
     counts[kWeight] = weights;
     counts[kVector] = weights * vectors;
+    if (!work.tiled.output) counts[kUnpacked] = filters * vectors;
   } else {
     const Squares squares = SquaresOf(shape, work);
+    counts[kSquareSum] = CeilDiv(shape.filters, kLanes) * blocks * vectors;
     counts[kSquare] = squares.near + squares.any;
     counts[kSquareVector] = counts[kSquare] * vectors;
     counts[kCopiedVector] = squares.any * vectors;
   }
   counts[work.in_place ? kTouched : work.tiled.input ? kGathered : kPacked] = planes;
-  if (!work.tiled.output) counts[kUnpacked] = filters * vectors;
   for (double& count : counts) count *= t.Regions();
+  if (shape.channels % work.depth != 0) {  // word by word
+    counts[kCopied] = double(shape.height) * shape.width * CeilDiv(shape.channels, work.depth);
+  }
   const double bytes = t.together == 1 ? weights * (sizeof(uint16_t) + kWordBytes)
-                                       : counts[kSquare] / t.Regions() * kLanes * kLineBytes;
+                                       : counts[kSquare] / t.Regions() * kLanes * kLineBytes / kBehind;
   AddBytes(bytes, &counts);  // once: they stay from region to region
   return counts;
 }
@@ -140,7 +145,7 @@ Tiling ChooseTiling(const LaneKernel& kernel, const tfc_shape& shape, OutputSize
       if (!Wanted(work.tiles, kernel.tiles[i], lane_rows)) continue;
       const Tiling tiling = Cut(kernel, kernel.tiles[i], lane_rows, shape, size, work.in_place);
       if (tiling.plane_lines >= kMostLines) continue;
-      const double cost = Total(Counts(tiling, shape, work), kTypical);
+      const double cost = Total(Counts(tiling, shape, work), Typical(work.depth));
       if (cost < least) {
         least = cost;
         best = tiling;

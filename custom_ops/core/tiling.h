@@ -77,7 +77,8 @@ enum Cost {
   kEntryVector,  // multiply and add a vector
   kCopied,       // copy a vector
   // Where squares of weights are multiplied:
-  kSquare,        // fetch one
+  kSquareSum,     // load, store and hand out a square of sums
+  kSquare,        // fetch one of weights
   kSquareVector,  // multiply and add one
   kCopiedVector,  // copy the lines for it, besides
   // Of any:
@@ -89,8 +90,13 @@ enum Cost {
 using Costs = std::array<double, kCosts>;
 
 // Cycles, roughly; only their proportions matter for the choice of a tiling.
-constexpr Costs kTypical = {500, 10, 2.5,  1,   0.5, 3.5, 2,  2,    3.5,  15,
-                            2,   2,  0.55, 1.5, 10,  17,  40, 0.12, 0.25, 50000};
+constexpr Costs kTypicalFloat32 = {500, 10,   2.5, 1, 0.5, 3.5, 2, 2,    3.5,  15,   2,
+                                   2,   0.55, 1.5, 0, 0,   0,   0, 0.12, 0.25, 50000};
+constexpr Costs kTypicalInt8 = {1000, 10,   2.5, 1,   0.55, 4.5, 0,  0,    6,    15,   8,
+                                2,    0.55, 1.5, 140, 10,   28,  45, 0.12, 0.25, 50000};
+
+// Of maps with so many channels in a word.
+inline const Costs& Typical(int32_t depth) { return depth == 1 ? kTypicalFloat32 : kTypicalInt8; }
 
 // So much of a processor's caches is filled.
 struct CacheBytes {

@@ -10,7 +10,8 @@
 extern "C" {
 
 enum TfLiteStatus { kTfLiteOk = 0, kTfLiteError = 1, kTfLiteDelegateError = 2 };
-enum TfLiteType { kTfLiteNoType = 0, kTfLiteFloat32 = 1, kTfLiteFloat16 = 10 };
+enum TfLiteType { kTfLiteNoType = 0, kTfLiteFloat32 = 1, kTfLiteInt32 = 2, kTfLiteInt8 = 9, kTfLiteFloat16 = 10 };
+enum TfLiteQuantizationType { kTfLiteNoQuantization = 0, kTfLiteAffineQuantization = 1 };
 enum TfLiteAllocationType { kTfLiteMemNone = 0, kTfLiteMmapRo = 1, kTfLiteDynamic = 4, kTfLitePersistentRo = 5 };
 enum TfLiteDimensionType { kTfLiteDimDense = 0, kTfLiteDimSparseCSR = 1 };
 enum TfLitePadding { kTfLitePaddingUnknown = 0, kTfLitePaddingSame = 1, kTfLitePaddingValid = 2 };
@@ -36,13 +37,25 @@ struct TfLiteIntArray {
   int data[1];  // as many as `size` says
 };
 
+struct TfLiteFloatArray {
+  int size;
+  float data[1];  // as many as `size` says
+};
+
+// Scales and zeros of the slices along a dimension, or of the tensor.
+struct TfLiteAffineQuantization {
+  TfLiteFloatArray* scale;
+  TfLiteIntArray* zero_point;
+  int32_t quantized_dimension;
+};
+
 struct TfLiteQuantizationParams {
   float scale;
   int32_t zero_point;
 };
 
 struct TfLiteQuantization {
-  int type;
+  TfLiteQuantizationType type;
   void* params;
 };
 

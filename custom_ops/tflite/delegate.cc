@@ -9,6 +9,7 @@
 #include <memory>
 #include <mutex>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "c_api.h"
@@ -25,8 +26,14 @@ struct Options {
   int threads = 0;  // 0 for those of the interpreter
   bool force = false;
   int verbosity = 0;
-  std::string kernel;   // empty for the best
-  std::string machine;  // numbers of a tfc_machine, with commas between; empty to measure them
+  std::string kernel;                 // empty for the best
+  std::string machine, int8_machine;  // numbers of a tfc_machine, with commas between; empty to measure them
+
+  // The kernel for one type of maps; NULL for the best.
+  const char* KernelOf(bool int8) const {
+    const bool other = (kernel.rfind("int8_", 0) == 0) != int8;
+    return kernel.empty() || other ? nullptr : kernel.c_str();
+  }
 };
 
 bool ReadNumber(const std::string& text, int most, int* number) {
@@ -50,8 +57,8 @@ bool ReadOption(const std::string& key, const std::string& value, Options* optio
     options->kernel = value;
     return true;
   }
-  if (key != "machine") return false;
-  options->machine = value;
+  if (key != "machine" && key != "int8_machine") return false;
+  (key == "machine" ? options->machine : options->int8_machine) = value;
   return true;
 }
 
@@ -68,24 +75,28 @@ bool ReadMachine(const std::string& text, tfc_machine* machine) {
   return *at == '\0' && machine->dense > 0;
 }
 
-// Measured once in a process.
-tfc_status MachineOfThisProcess(const char* kernel, tfc_machine* machine) {
+using MeasureMachine = decltype(&tfc_measure_machine);
+
+// Measured once in a process, by kernel.
+tfc_status MachineOfThisProcess(MeasureMachine measure, const char* kernel, tfc_machine* machine) {
   static std::mutex mutex;
-  static std::map<std::string, tfc_machine> machines;
+  static std::map<std::pair<MeasureMachine, std::string>, tfc_machine> machines;
   const std::lock_guard lock(mutex);
-  const auto found = machines.find(kernel == nullptr ? "" : kernel);
+  const auto key = std::make_pair(measure, std::string(kernel == nullptr ? "" : kernel));
+  const auto found = machines.find(key);
   if (found != machines.end()) {
     *machine = found->second;
     return TFC_OK;
   }
-  const auto status = tfc_measure_machine(kernel, machine);
-  if (status == TFC_OK) machines[kernel == nullptr ? "" : kernel] = *machine;
+  const auto status = measure(kernel, machine);
+  if (status == TFC_OK) machines[key] = *machine;
   return status;
 }
 
 class Delegate {
  public:
-  Delegate(const Options& options, const tfc_machine& machine) : options_(options), machine_(machine) {
+  Delegate(const Options& options, const tfc_machine& machine, const tfc_machine& int8_machine)
+      : options_(options), machine_(machine), int8_machine_(int8_machine) {
     delegate_.data_ = this;
     delegate_.Prepare = [](TfLiteContext* context, TfLiteDelegate* delegate) {
       try {
@@ -108,10 +119,15 @@ class Delegate {
       context->ReportError(context, "tfcompress: this runtime does not show its graph");
       return kTfLiteError;
     }
-    setting_ = {options_.kernel.empty() ? nullptr : options_.kernel.c_str(), machine_, Threads(*context),
-                options_.force};
     std::vector<Sizes> sizes;
     LeaveOutUnsized(context, &sizes);
+    if (const auto status = MeasureInt8()) {
+      context->ReportError(context, "tfcompress: kernel %s: %s", options_.kernel.c_str(),
+                           tfc_status_message(status));
+      return kTfLiteError;
+    }
+    setting_ = {options_.KernelOf(false), options_.KernelOf(true), machine_, int8_machine_,
+                Threads(*context),        options_.force};
     const std::vector<Choice> choices = Plan(UnitsOf(graph_.steps, sizes), VisibleTensors(), setting_);
     Report(*context, choices);
     std::vector<int> nodes = NodesOf(choices);
@@ -121,6 +137,14 @@ class Delegate {
         context->ReplaceNodeSubsetsWithDelegateKernels(context, Registration(), ArrayOf(nodes), &delegate_);
     graph_ = {};  // kernels have what they need of its weights
     return status;
+  }
+
+  // Few graphs have convolutions in int8.
+  tfc_status MeasureInt8() {
+    const auto in_int8 = [](const Step& step) { return step.convolution.in_int8; };
+    const bool known = int8_machine_.dense > 0;
+    if (known || std::none_of(graph_.steps.begin(), graph_.steps.end(), in_int8)) return TFC_OK;
+    return MachineOfThisProcess(tfc_int8_measure_machine, options_.KernelOf(true), &int8_machine_);
   }
 
   // All that is taken, behind their number.
@@ -272,6 +296,7 @@ class Delegate {
   TfLiteDelegate delegate_ = {};
   const Options options_;
   const tfc_machine machine_;
+  tfc_machine int8_machine_;  // zeros while it is not known
   std::mutex mutex_;
   Graph graph_;
   Setting setting_ = {};
@@ -293,20 +318,20 @@ TfLiteDelegate* tflite_plugin_create_delegate(char** keys, char** values, size_t
       if (keys[i] == nullptr || values[i] == nullptr || !ReadOption(keys[i], values[i], &options)) {
         return fail(std::string("tfcompress: the option ") + (keys[i] == nullptr ? "" : keys[i]) + "=" +
                     (values[i] == nullptr ? "" : values[i]) +
-                    " is none of num_threads=1..1024, force=0|1, verbosity=0|1|2, kernel=NAME, machine=NUMBERS");
+                    " is none of num_threads=1..1024, force=0|1, verbosity=0|1|2, kernel=NAME, machine=NUMBERS, "
+                    "int8_machine=NUMBERS");
       }
     }
-    tfc_machine machine;
-    if (!options.machine.empty()) {
-      if (!ReadMachine(options.machine, &machine))
-        return fail("tfcompress: the option machine has no such numbers");
-    } else {
-      const char* kernel = options.kernel.empty() ? nullptr : options.kernel.c_str();
-      const auto status = MachineOfThisProcess(kernel, &machine);
+    tfc_machine machine, int8_machine = {};
+    const bool read = (options.machine.empty() || ReadMachine(options.machine, &machine)) &&
+                      (options.int8_machine.empty() || ReadMachine(options.int8_machine, &int8_machine));
+    if (!read) return fail("tfcompress: the option machine or int8_machine has no such numbers");
+    if (options.machine.empty()) {
+      const auto status = MachineOfThisProcess(tfc_measure_machine, options.KernelOf(false), &machine);
       if (status != TFC_OK)
         return fail(std::string("tfcompress: kernel ") + options.kernel + ": " + tfc_status_message(status));
     }
-    return (new Delegate(options, machine))->get();
+    return (new Delegate(options, machine, int8_machine))->get();
   } catch (const std::exception& error) {
     return fail(std::string("tfcompress: ") + error.what());
   }

@@ -26,17 +26,19 @@ bool ActivationOf(TfLiteFusedActivation given, tfc_activation* activation) {
 
 // Increasing places of (filters, rows, columns, depth) as `tfc_weights` wants them, (rows, columns, depth,
 // filters).
-void Reorder(const Entries& entries, int32_t filters, int64_t per_filter, Convolution* made) {
+template <typename Number>
+void Reorder(const Entries& entries, int32_t filters, int64_t per_filter, std::vector<int32_t>* indices,
+             std::vector<Number>* values) {
   std::vector<size_t> next(per_filter + 1);  // by what is left without the filter: where its entries go
   for (const int64_t place : entries.places) ++next[place % per_filter + 1];
   std::partial_sum(next.begin(), next.end(), next.begin());
-  made->indices.resize(entries.places.size());
-  made->values.resize(entries.places.size());
+  indices->resize(entries.places.size());
+  values->resize(entries.places.size());
   for (size_t i = 0; i < entries.places.size(); ++i) {
     const int64_t filter = entries.places[i] / per_filter, rest = entries.places[i] % per_filter;
     const size_t at = next[rest]++;
-    made->indices[at] = static_cast<int32_t>(rest * filters + filter);
-    made->values[at] = entries.values[i];
+    (*indices)[at] = static_cast<int32_t>(rest * filters + filter);
+    (*values)[at] = static_cast<Number>(entries.values[i]);
   }
 }
 
@@ -113,9 +115,11 @@ class Reader {
       return "a tensor is missing";
     }
     *step = {{}, {node.index}, inputs->data[0], outputs->data[0], -1, -1, false};
-    for (const int tensor : {step->input, step->output}) {
-      if (Tensor(tensor).type != kTfLiteFloat32) return "it does not compute with float32";
+    const TfLiteType type = Tensor(step->input).type;
+    if ((type != kTfLiteFloat32 && type != kTfLiteInt8) || Tensor(step->output).type != type) {
+      return "it does not compute with float32 or int8";
     }
+    step->convolution.in_int8 = type == kTfLiteInt8;
     return nullptr;
   }
 
@@ -189,20 +193,77 @@ class Reader {
     if (!Finite(entries.values) || !Finite(made->bias)) return "a weight or bias is infinite or not a number";
     const int64_t count = int64_t{check.kernel_height} * check.kernel_width * (check.channels / check.groups);
     // Where filters are the last axis already, all is as if there were one.
-    Reorder(entries, made->filters_last ? 1 : check.filters, made->filters_last ? count * check.filters : count,
-            made);
-    const tfc_weights weights = {static_cast<int64_t>(made->indices.size()), made->indices.data(),
-                                 made->values.data()};
-    return tfc_count_weights(&check, &weights, &made->counts) == TFC_OK ? nullptr : "its weights are not in order";
+    const int32_t filters = made->filters_last ? 1 : check.filters;
+    const int64_t per_filter = made->filters_last ? count * check.filters : count;
+    tfc_status status;
+    if (made->in_int8) {
+      if (const char* problem = ReadQuantization(node, step)) return problem;
+      Reorder(entries, filters, per_filter, &made->indices, &made->int8.values);
+      const tfc_int8_weights weights = {static_cast<int64_t>(made->indices.size()), made->indices.data(),
+                                        made->int8.values.data()};
+      status = tfc_int8_count_weights(&check, &weights, &made->counts);
+    } else {
+      Reorder(entries, filters, per_filter, &made->indices, &made->values);
+      const tfc_weights weights = {static_cast<int64_t>(made->indices.size()), made->indices.data(),
+                                   made->values.data()};
+      status = tfc_count_weights(&check, &weights, &made->counts);
+    }
+    return status == TFC_OK ? nullptr : "its weights are not in order";
   }
 
-  static bool Finite(const std::vector<float>& values) {
-    return std::all_of(values.begin(), values.end(), [](float value) { return std::isfinite(value); });
+  template <typename Number>
+  static bool Finite(const std::vector<Number>& values) {
+    return std::all_of(values.begin(), values.end(), [](Number value) { return std::isfinite(value); });
+  }
+
+  // ------------------------------------------------------------ int8
+
+  // Scales along an axis, of so many slices, all with the same zero; or one for all. NULL, or what is wrong.
+  const char* ReadScales(int tensor, int axis, int count, std::vector<float>* scales, int32_t* zero) const {
+    const TfLiteQuantization& quantization = Tensor(tensor).quantization;
+    const auto* params = static_cast<const TfLiteAffineQuantization*>(quantization.params);
+    if (quantization.type != kTfLiteAffineQuantization || params == nullptr) return "a tensor has no scale";
+    const TfLiteFloatArray* scale = params->scale;
+    const TfLiteIntArray* zeros = params->zero_point;
+    if (scale == nullptr || zeros == nullptr || zeros->size < 1) return "a tensor has no scale";
+    const bool each = scale->size == count && (count == 1 || params->quantized_dimension == axis);
+    if (scale->size != 1 && !each) return "its scales are not those of filters";
+    for (int i = 0; i < zeros->size; ++i) {
+      if (zeros->data[i] != zeros->data[0]) return "its filters have different zeros";
+    }
+    *zero = zeros->data[0];
+    for (int i = 0; i < count; ++i) scales->push_back(scale->data[each ? i : 0]);
+    const auto positive = [](float value) { return std::isfinite(value) && value > 0; };
+    return std::all_of(scales->begin(), scales->end(), positive) ? nullptr : "a scale is not above 0";
+  }
+
+  const char* ReadQuantization(const Node& node, Step* step) const {
+    Convolution* made = &step->convolution;
+    Int8& int8 = made->int8;
+    std::vector<float> input, output;
+    int32_t filter_zero = 0;
+    tfc_requantization& r = int8.requantization;
+    const int weights = node.node->inputs->data[1], axis = made->filters_last ? 3 : 0;
+    if (const char* problem = ReadScales(step->input, 0, 1, &input, &r.input_zero)) return problem;
+    if (const char* problem = ReadScales(step->output, 0, 1, &output, &r.output_zero)) return problem;
+    const char* problem = ReadScales(weights, axis, made->shape.filters, &int8.scales, &filter_zero);
+    if (problem != nullptr) return problem;
+    if (filter_zero != 0) return "the zero of its weights is not 0";
+    const auto byte = [](int32_t zero) { return zero >= -128 && zero <= 127; };
+    if (!byte(r.input_zero) || !byte(r.output_zero)) return "a zero is not in the range of int8";
+    // In the order of XNNPACK.
+    for (float& scale : int8.scales) scale = input[0] * scale / output[0];
+    if (!Finite(int8.scales)) return "a scale is not finite";
+    r.low = made->activation == TFC_LINEAR ? -128 : std::max(-128, r.output_zero);
+    const float most = 6.0f / output[0] + static_cast<float>(r.output_zero);
+    r.high = made->activation == TFC_RELU6 && most < 127.0f ? static_cast<int32_t>(std::lrint(most)) : 127;
+    return nullptr;
   }
 
   // Follows nodes that only make weights dense or float32, each before its reader, to the constant that they
   // begin with.
   const char* ReadEntries(const Node& reader, int tensor, Step* step, Entries* entries) {
+    const int given = tensor;
     bool ours = true;  // whether nothing else reads what these nodes make
     const Node* last = &reader;
     for (auto maker = makers_.find(tensor); maker != makers_.end(); maker = makers_.find(tensor)) {
@@ -218,27 +279,40 @@ class Reader {
       last = &node;
     }
     const TfLiteTensor& found = Tensor(tensor);
-    if (!Constant(found)) return "its weights are not constants of float32 or float16";
+    if (!Constant(found)) return "its weights are not constants of float32, float16 or int8";
+    const bool bias = reader.node->inputs->size > 2 && reader.node->inputs->data[2] == given;
+    const bool whole = found.type == kTfLiteInt8 || found.type == kTfLiteInt32;
+    if (whole != step->convolution.in_int8 || (whole && bias != (found.type == kTfLiteInt32))) {
+      return "its weights are of another type than its maps";
+    }
     return found.sparsity == nullptr ? ReadDense(found, entries) : ReadSparse(found, entries);
   }
 
   static bool Constant(const TfLiteTensor& tensor) {
     const bool fixed = tensor.allocation_type == kTfLiteMmapRo || tensor.allocation_type == kTfLitePersistentRo;
-    const bool floats = tensor.type == kTfLiteFloat32 || tensor.type == kTfLiteFloat16;
-    return fixed && floats && tensor.data != nullptr && tensor.dims != nullptr;
+    const bool known = tensor.type == kTfLiteFloat32 || tensor.type == kTfLiteFloat16 ||
+                       tensor.type == kTfLiteInt8 || tensor.type == kTfLiteInt32;
+    return fixed && known && tensor.data != nullptr && tensor.dims != nullptr;
   }
 
   const char* ReadBias(const Node& node, Step* step) {
     Convolution* made = &step->convolution;
     const int tensor = node.node->inputs->size < 3 ? kTfLiteOptionalTensor : node.node->inputs->data[2];
-    made->bias.assign(made->shape.filters, 0.0f);
+    made->bias.assign(made->in_int8 ? 0 : made->shape.filters, 0.0f);
+    made->int8.bias.assign(made->in_int8 ? made->shape.filters : 0, 0);
     if (tensor == kTfLiteOptionalTensor) return nullptr;
     if (!InRange(tensor) || DimsOf(Tensor(tensor)) != std::vector<int>{made->shape.filters}) {
       return "its bias has another size than its filters";
     }
     Entries entries;
     if (const char* problem = ReadEntries(node, tensor, step, &entries)) return problem;
-    for (size_t i = 0; i < entries.places.size(); ++i) made->bias[entries.places[i]] = entries.values[i];
+    for (size_t i = 0; i < entries.places.size(); ++i) {
+      if (made->in_int8) {
+        made->int8.bias[entries.places[i]] = static_cast<int32_t>(entries.values[i]);
+      } else {
+        made->bias[entries.places[i]] = static_cast<float>(entries.values[i]);
+      }
+    }
     return nullptr;
   }
 
@@ -259,7 +333,7 @@ class Reader {
     const auto found = step_of_.find(made);
     if (found == step_of_.end() || graph_.readers[made].size() != 1) return;
     Step& step = graph_.steps[found->second];
-    if (step.residual >= 0 || step.convolution.activation != TFC_LINEAR) return;
+    if (step.convolution.in_int8 || step.residual >= 0 || step.convolution.activation != TFC_LINEAR) return;
     step.nodes.push_back(node.index);
     step.residual = other;
     step.sum = made;
@@ -337,6 +411,19 @@ tfc_status FindSizes(const Convolution& c, const std::vector<int>& input, Sizes*
   sizes->images = input[0];
   sizes->output = {input[0], height, width, s->filters};
   return TFC_OK;
+}
+
+tfc_status MakePlan(const Convolution& c, const tfc_shape& shape, tfc_activation activation,
+                    const tfc_options& options, tfc_plan** plan) {
+  const auto count = static_cast<int64_t>(c.indices.size());
+  if (!c.in_int8) {
+    const tfc_weights weights = {count, c.indices.data(), c.values.data()};
+    return tfc_plan_create_with(&shape, &weights, c.bias.data(), activation, &options, plan);
+  }
+  const tfc_int8_weights weights = {count, c.indices.data(), c.int8.values.data()};
+  tfc_requantization requantization = c.int8.requantization;
+  requantization.scales = c.int8.scales.data();
+  return tfc_int8_plan_create(&shape, &weights, c.int8.bias.data(), &requantization, options.kernel, plan);
 }
 
 }  // namespace tfc::tflite

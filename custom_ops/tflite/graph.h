@@ -12,8 +12,17 @@
 
 namespace tfc::tflite {
 
+// What a convolution in int8 has besides, or instead.
+struct Int8 {
+  std::vector<int8_t> values;
+  std::vector<int32_t> bias;
+  std::vector<float> scales;
+  tfc_requantization requantization;  // but its scales
+};
+
 // Of a convolution, fixed when the model is read; sizes of maps follow when tensors have theirs.
 struct Convolution {
+  bool in_int8;
   tfc_shape shape;    // without height, width and padding
   bool same;          // padding
   bool flat;          // a dense layer: its input is (rows, channels), whatever shape the tensor has
@@ -22,6 +31,7 @@ struct Convolution {
   tfc_activation activation;
   std::vector<int32_t> indices;  // as in `tfc_weights`
   std::vector<float> values, bias;
+  Int8 int8;
   tfc_weight_counts counts;
 };
 
@@ -57,6 +67,10 @@ struct Sizes {
   std::vector<int> output;  // dimensions
 };
 tfc_status FindSizes(const Convolution& convolution, const std::vector<int>& input, Sizes* sizes);
+
+// A plan for the core; of a convolution in int8 the options do not count, but for the kernel.
+tfc_status MakePlan(const Convolution& convolution, const tfc_shape& shape, tfc_activation activation,
+                    const tfc_options& options, tfc_plan** plan);
 
 std::vector<int> DimsOf(const TfLiteTensor& tensor);
 

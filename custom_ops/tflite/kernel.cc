@@ -110,13 +110,11 @@ tfc_status Kernel::MakePlans(const std::vector<Sizes>& sizes) {
   for (size_t i = 0; i < steps_.size(); ++i) {
     const Convolution& c = steps_[i].convolution;
     const Choice& choice = choices_[i];
-    const tfc_weights weights = {static_cast<int64_t>(c.indices.size()), c.indices.data(), c.values.data()};
     const bool tiled = choice.tiled_input || choice.tiled_residual || choice.tiled_output;
     const tfc_options options = {choice.kernel, tiled ? choice.tiles : tfc_tiles{}, choice.tiled_input,
                                  choice.tiled_residual, choice.tiled_output};
     tfc_plan* plan = nullptr;
-    const auto status = tfc_plan_create_with(&sizes[i].shape, &weights, c.bias.data(),
-                                             steps_[i].apart ? TFC_LINEAR : c.activation, &options, &plan);
+    const auto status = MakePlan(c, sizes[i].shape, steps_[i].apart ? TFC_LINEAR : c.activation, options, &plan);
     if (status != TFC_OK) return status;
     plans_.emplace_back(plan);
   }
@@ -133,6 +131,7 @@ void Kernel::PlaceBuffers(const std::vector<Sizes>& sizes) {
     }
     if (Visible(steps_[i].output)) continue;
     int64_t floats = Floats(sizes[i].output);
+    if (steps_[i].convolution.in_int8) floats = (floats + 3) / 4;
     if (choices_[i].tiled_output) {
       const tfc_shape& shape = sizes[i].shape;
       int32_t height = 0, width = 0;
@@ -177,6 +176,13 @@ TfLiteStatus Kernel::Invoke(TfLiteContext* context) {
     const float* residual = step.residual < 0 ? nullptr : Map(context, step.residual);
     float* output = Map(context, step.output);
     float* sum = step.apart ? Map(context, step.sum) : output;
+    if (step.convolution.in_int8) {
+      const auto* input = reinterpret_cast<const int8_t*>(Map(context, step.input));
+      const auto status = tfc_int8_plan_run(plans_[i].get(), input, reinterpret_cast<int8_t*>(output),
+                                            sizes_[i].images, setting_.threads);
+      if (status != TFC_OK) return Fail(context, status);
+      continue;
+    }
     const auto status =
         tfc_plan_run_with(plans_[i].get(), Map(context, step.input), step.apart ? nullptr : residual, sum,
                           sizes_[i].images, setting_.threads);
@@ -195,8 +201,8 @@ std::vector<Unit> UnitsOf(const std::vector<Step>& steps, const std::vector<Size
   std::vector<Unit> units;
   for (size_t i = 0; i < steps.size(); ++i) {
     const Step& step = steps[i];
-    units.push_back({sizes[i].shape, step.convolution.counts, step.input, step.apart ? step.sum : step.output,
-                     step.apart ? -1 : step.residual, sizes[i].images});
+    units.push_back({step.convolution.in_int8, sizes[i].shape, step.convolution.counts, step.input,
+                     step.apart ? step.sum : step.output, step.apart ? -1 : step.residual, sizes[i].images});
   }
   return units;
 }

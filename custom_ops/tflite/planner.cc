@@ -121,7 +121,8 @@ class Planner {
 
   bool TakesTiles(size_t unit) const {
     const tfc_shape& s = units_[unit].shape;
-    return s.stride_height == 1 && s.stride_width == 1 && Size(s.height, s.width) == sizes_[unit];
+    return !units_[unit].in_int8 && s.stride_height == 1 && s.stride_width == 1 &&
+           Size(s.height, s.width) == sizes_[unit];
   }
 
   // By map: whether a unit makes it, only units use it, and all of them can take it in tiles. A dense layer sees
@@ -276,7 +277,9 @@ class Planner {
     const tfc_options options = {setting_.kernel, tiles, input, residual, output};
     tfc_prediction prediction = {};
     const tfc_status status =
-        tfc_predict(&u.shape, &u.counts, &options, &setting_.machine, setting_.threads, &prediction);
+        u.in_int8 ? tfc_int8_predict(&u.shape, &u.counts, setting_.int8_kernel, &setting_.int8_machine,
+                                     setting_.threads, &prediction)
+                  : tfc_predict(&u.shape, &u.counts, &options, &setting_.machine, setting_.threads, &prediction);
     const bool possible = status == TFC_OK;
     return ways_[unit][key] = {possible ? prediction.dense_seconds : 0,
                                possible ? prediction.sparse_seconds : kNever, prediction.kernel, prediction.tiles};

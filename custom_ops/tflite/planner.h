@@ -11,6 +11,7 @@ namespace tfc::tflite {
 
 // A convolution, with the addition that follows it if there is one. Maps have numbers.
 struct Unit {
+  bool in_int8;
   tfc_shape shape;
   tfc_weight_counts counts;
   int32_t input, output;
@@ -27,8 +28,8 @@ struct Choice {
 };
 
 struct Setting {
-  const char* kernel;  // NULL for the best
-  tfc_machine machine;
+  const char *kernel, *int8_kernel;  // by the type of maps; NULL for the best
+  tfc_machine machine, int8_machine;
   int32_t threads;
   bool force;  // whether to take everything over
 };

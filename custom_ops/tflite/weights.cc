@@ -17,7 +17,9 @@ int64_t Size(const TfLiteIntArray& dims) {
   return std::accumulate(dims.data, dims.data + dims.size, int64_t{1}, std::multiplies<>());
 }
 
-size_t BytesOfValue(const TfLiteTensor& tensor) { return tensor.type == kTfLiteFloat16 ? 2 : sizeof(float); }
+size_t BytesOfValue(const TfLiteTensor& tensor) {
+  return tensor.type == kTfLiteInt8 ? 1 : tensor.type == kTfLiteFloat16 ? 2 : 4;
+}
 
 // Half precision: a sign, 5 bits of exponent, 10 of fraction.
 float FromHalf(uint16_t half) {
@@ -30,9 +32,13 @@ float FromHalf(uint16_t half) {
   return half >> 15 != 0 ? -magnitude : magnitude;
 }
 
-float ValueAt(const TfLiteTensor& tensor, int64_t index) {
-  if (tensor.type != kTfLiteFloat16) return static_cast<const float*>(tensor.data)[index];
-  return FromHalf(static_cast<const uint16_t*>(tensor.data)[index]);
+double ValueAt(const TfLiteTensor& tensor, int64_t index) {
+  switch (tensor.type) {
+    case kTfLiteInt8: return static_cast<const int8_t*>(tensor.data)[index];
+    case kTfLiteInt32: return static_cast<const int32_t*>(tensor.data)[index];
+    case kTfLiteFloat16: return FromHalf(static_cast<const uint16_t*>(tensor.data)[index]);
+    default: return static_cast<const float*>(tensor.data)[index];
+  }
 }
 
 // Walks through a tensor whose dimensions, in the order of traversal and followed by those of blocks, are
@@ -123,7 +129,7 @@ class Walk {
 
   bool Entry() {
     if (next_ >= count_) return false;
-    const float value = ValueAt(tensor_, next_++);
+    const double value = ValueAt(tensor_, next_++);
     if (value == 0) return true;  // blocks hold zeros too
     int64_t place = 0;
     for (int i = 0; i < dims_.size; ++i) {
@@ -145,7 +151,7 @@ class Walk {
 
 void Sort(Entries* entries) {
   if (std::is_sorted(entries->places.begin(), entries->places.end())) return;
-  std::vector<std::pair<int64_t, float>> pairs;
+  std::vector<std::pair<int64_t, double>> pairs;
   for (size_t i = 0; i < entries->places.size(); ++i) pairs.emplace_back(entries->places[i], entries->values[i]);
   std::sort(pairs.begin(), pairs.end());
   for (size_t i = 0; i < pairs.size(); ++i) std::tie(entries->places[i], entries->values[i]) = pairs[i];
@@ -159,7 +165,7 @@ const char* ReadDense(const TfLiteTensor& tensor, Entries* entries) {
     return "its weights have another size than their shape says";
   }
   for (int64_t i = 0; i < count; ++i) {
-    const float value = ValueAt(tensor, i);
+    const double value = ValueAt(tensor, i);
     if (value == 0) continue;
     entries->places.push_back(i);
     entries->values.push_back(value);

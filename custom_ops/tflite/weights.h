@@ -12,10 +12,10 @@ namespace tfc::tflite {
 // Entries (filters, kernel height x width, depth), one after the other, as convolutions of TFLite have them.
 struct Entries {
   std::vector<int64_t> places;  // in the dense tensor; they increase
-  std::vector<float> values;
+  std::vector<double> values;   // exactly
 };
 
-// Tensors of float32 or float16. NULL, or what is wrong with the tensor.
+// Tensors of float32, float16, int8 or int32. NULL, or what is wrong with the tensor.
 const char* ReadDense(const TfLiteTensor& tensor, Entries* entries);
 const char* ReadSparse(const TfLiteTensor& tensor, Entries* entries);
 

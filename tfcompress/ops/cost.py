@@ -31,7 +31,7 @@ _POINTWISE: dict[str, Any] = {
     "padding": "valid",
     "groups": 1,
 }
-_STEPS = 20
+_STEPS = 21
 _LANES = 16  # filters of a block
 _OK = 0
 
