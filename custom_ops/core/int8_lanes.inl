@@ -48,7 +48,7 @@ void Unpack(const UnpackJob& job) {
   const float* from = job.from;
   for (int32_t left = job.channels; left > 0; left -= kLanes) {
     const int32_t count = left < kLanes ? left : kLanes, channel = job.first_channel + job.channels - left;
-    UnpackSquare(from, job.plane_words, count, by, job.pixels, channel);
+    UnpackSquare(from, job.plane_words, count, by, {job.pixels, job.residuals}, channel);
     from += kLanes * job.plane_words;
     by.scales += kLanes;
   }

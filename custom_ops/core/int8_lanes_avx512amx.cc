@@ -130,8 +130,9 @@ void RunGroups(const TileJob& job, const Groups& groups, const char* const* from
       by.scales += slot;
       const int32_t filter = job.first_filter + slot, filters = job.end_filter - filter;
       for (int v = 0; v < count; ++v) {
+        const ptrdiff_t lane = ptrdiff_t{first + v} * kLanes;
         UnpackSquare(squares[v], kLanes, filters < kLanes ? filters : kLanes, by,
-                     job.pixels + (first + v) * kLanes, filter);
+                     {job.pixels + lane, job.residuals + lane}, filter);
       }
     }
     first += count;

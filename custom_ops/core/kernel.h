@@ -20,11 +20,17 @@ constexpr int kWordBytes = 4;
 // Maps and weights are in words of four bytes: a channel in float32, or four neighbouring ones in int8. Sums are
 // words, too: floats, or whole numbers.
 
+// What becomes of outputs and a residual in int8, as `tfc_addition` tells.
+struct Addition {
+  int32_t bias, output_multiplier, residual_multiplier, shift, zero, low, high;
+};
+
 // How sums become outputs in int8: times a scale, clamped to [low, high], rounded, and `zero` added.
 struct Requantization {
   const float* scales;  // by channel
   float low, high;
   int32_t zero;
+  const Addition* addition;  // NULL for nothing
 };
 
 // The sums of some filters over a block of words, for one register tile of rows x columns vectors.
@@ -53,7 +59,8 @@ struct TileJob {
 
   // Where 16 filters go together, and these are the last sums: where the outputs of all lanes of each vector go,
   // as `UnpackJob` has them, and which filters the slots are.
-  void* const* pixels;  // (rows * columns, 16)
+  void* const* pixels;            // (rows * columns, 16)
+  const float* const* residuals;  // likewise, what is added
   int32_t first_filter, end_filter;
   Requantization requantization;  // of the first one
 };
@@ -98,7 +105,8 @@ struct GatherJob {
 
 // Moves one position from planes of sums to images, whose channels are those of their type.
 struct UnpackJob {
-  void* const* pixels;  // of the 16 lanes
+  void* const* pixels;            // of the 16 lanes
+  const float* const* residuals;  // likewise, what is added in int8
   int32_t first_channel, channels;
   const float* from;
   ptrdiff_t plane_words;
@@ -140,6 +148,7 @@ struct BlockJob {
 
   // In int8, where there is but one block of words:
   Requantization requantization;  // of the first block of filters
+  const int8_t* residual;         // like the output, what is added
 };
 
 struct BlockTile {

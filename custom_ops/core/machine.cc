@@ -185,7 +185,7 @@ tfc_status MakeTrialPlan(Type type, const Trial& trial, const char* kernel, tfc_
     const std::vector<float> scales(shape.filters, 0.01f);
     const tfc_int8_weights weights = {count, places.data(), values.data()};
     const tfc_requantization requantization = {0, 0, -128, 127, scales.data()};
-    return tfc_int8_plan_create(&shape, &weights, nullptr, &requantization, kernel, plan);
+    return tfc_int8_plan_create(&shape, &weights, nullptr, &requantization, nullptr, kernel, plan);
   }
   const std::vector<float> values(places.size(), 0.01f);
   const tfc_weights weights = {count, places.data(), values.data()};

@@ -97,8 +97,19 @@ tfc_status CheckRequantization(const tfc_requantization& r, int32_t filters) {
   return std::all_of(r.scales, r.scales + filters, positive) ? TFC_OK : TFC_BAD_ARGUMENT;
 }
 
+bool Within(int32_t value, int32_t most) { return value >= -most && value <= most; }
+
+tfc_status CheckAddition(const tfc_addition& a) {
+  constexpr int32_t kMostBias = 1 << 30, kMostMultiplier = 1 << 22;
+  const bool fits = Within(a.bias, kMostBias) && Within(a.output_multiplier, kMostMultiplier) &&
+                    Within(a.residual_multiplier, kMostMultiplier) && a.shift >= 0 && a.shift < 32;
+  const bool bytes = IsByte(a.zero) && IsByte(a.low) && IsByte(a.high) && a.low <= a.high;
+  return fits && bytes ? TFC_OK : TFC_BAD_ARGUMENT;
+}
+
 tfc_status MakeInt8Plan(std::shared_ptr<const Structure> structure, const tfc_int8_weights& weights,
-                        const int32_t* bias, const tfc_requantization& requantization, tfc_plan** made) {
+                        const int32_t* bias, const tfc_requantization& requantization,
+                        const tfc_addition* addition, tfc_plan** made) {
   const std::vector<int32_t>& source = structure->source;
   const tfc_shape& shape = structure->outline.shape;
   const int32_t padded = (shape.filters + kLanes - 1) / kLanes * kLanes;
@@ -119,6 +130,11 @@ tfc_status MakeInt8Plan(std::shared_ptr<const Structure> structure, const tfc_in
   std::copy_n(requantization.scales, shape.filters, numbers.scales.begin());
   numbers.requantization = requantization;
   numbers.requantization.scales = nullptr;
+  numbers.adds = addition != nullptr;
+  if (addition != nullptr) {
+    const tfc_addition& a = *addition;
+    numbers.addition = {a.bias, a.output_multiplier, a.residual_multiplier, a.shift, a.zero, a.low, a.high};
+  }
   plan->structure = std::move(structure);
   *made = plan.release();
   return TFC_OK;
@@ -205,7 +221,8 @@ tfc_status tfc_plan_run_with(const tfc_plan* plan, const float* input, const flo
 }
 
 tfc_status tfc_int8_plan_create(const tfc_shape* shape, const tfc_int8_weights* weights, const int32_t* bias,
-                                const tfc_requantization* requantization, const char* kernel, tfc_plan** plan) {
+                                const tfc_requantization* requantization, const tfc_addition* addition,
+                                const char* kernel, tfc_plan** plan) {
   const bool missing = shape == nullptr || weights == nullptr || requantization == nullptr || plan == nullptr;
   if (missing) return TFC_BAD_ARGUMENT;
   *plan = nullptr;
@@ -218,19 +235,23 @@ tfc_status tfc_int8_plan_create(const tfc_shape* shape, const tfc_int8_weights* 
     const auto status = tfc::MakeStructure(tfc::kInt8, *shape, places, TFC_LINEAR, options, &structure);
     if (status != TFC_OK) return status;
     if (const auto wrong = tfc::CheckRequantization(*requantization, shape->filters)) return wrong;
-    return tfc::MakeInt8Plan(std::move(structure), *weights, bias, *requantization, plan);
+    if (addition != nullptr) {
+      if (const auto wrong = tfc::CheckAddition(*addition)) return wrong;
+    }
+    return tfc::MakeInt8Plan(std::move(structure), *weights, bias, *requantization, addition, plan);
   } catch (const std::bad_alloc&) {
     return TFC_NO_MEMORY;
   }
 }
 
-tfc_status tfc_int8_plan_run(const tfc_plan* plan, const int8_t* input, int8_t* output, int32_t batch,
-                             int32_t threads) {
+tfc_status tfc_int8_plan_run(const tfc_plan* plan, const int8_t* input, const int8_t* residual, int8_t* output,
+                             int32_t batch, int32_t threads) {
   const bool missing = plan == nullptr || ((input == nullptr || output == nullptr) && batch > 0);
   if (missing || batch < 0 || threads < 1 || plan->structure->type != tfc::kInt8) return TFC_BAD_ARGUMENT;
   if (batch == 0) return TFC_OK;
+  if (plan->int8.adds != (residual != nullptr)) return TFC_BAD_ARGUMENT;
   try {
-    return tfc::Run(*plan, {input, nullptr, output}, batch, threads);
+    return tfc::Run(*plan, {input, residual, output}, batch, threads);
   } catch (const std::bad_alloc&) {
     return TFC_NO_MEMORY;
   }

@@ -11,7 +11,7 @@
 
 namespace tfc {
 
-// Of floats, or of int8 and without a residual.
+// Of floats, or of int8.
 struct Maps {
   const void* input;
   const void* residual;  // or NULL

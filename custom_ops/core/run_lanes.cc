@@ -24,12 +24,6 @@ struct Part {
   int32_t Filters() const { return ShareBegin(chunk.filters, end_share) - FirstFilter(); }
 };
 
-// The pixels of a map that the lanes of a region hold: position by position, 16 lanes each.
-struct Window {
-  int32_t height, width, words;               // of the map, and of a pixel
-  const std::vector<int32_t>*rows, *columns;  // of positions, from that of a lane's first
-};
-
 constexpr uint32_t kAllLanes = (1u << kLanes) - 1;
 
 int32_t FloorDiv(int32_t a, int32_t b) { return a >= 0 ? a / b : -((b - 1 - a) / b); }
@@ -62,9 +56,14 @@ class Runner {
         sums_(planes_ + PlaneWords()),
         zeros_(sums_ + SumWords()),
         nowhere_(zeros_ + std::max(words_, shape_.filters)) {
-    for (int32_t i = 0; i < tiling_.tile.rows; ++i) tile_rows_.push_back(i);
-    for (int32_t i = 0; i < tiling_.tile.columns; ++i) tile_columns_.push_back(i);
     if (planes_ == nullptr) return;
+    for (const int32_t row : tiling_.rows.source) {
+      for (const int32_t column : tiling_.columns.source) {
+        last_row_ = std::max(last_row_, row);
+        last_column_ = std::max(last_column_, column);
+        if (!pixels_.empty()) offsets_.push_back((int64_t{row} * shape_.width + column) * words_);
+      }
+    }
     const int32_t zero = Int8() ? plan_.int8.requantization.input_zero : 0;
     std::memset(zeros_, zero, sizeof(float) * std::max(words_, shape_.filters));
   }
@@ -75,8 +74,8 @@ class Runner {
     task_ = task;
     if (!moves_.empty()) FindMoves();
     if (!pixels_.empty()) FindInputPixels();
-    if (!residual_pixels_.empty()) FindResidualPixels();
-    if (!output_pixels_.empty()) FindOutputPixels();
+    if (!residual_pixels_.empty()) FindOutputPixels<const float*>(residual_, zeros_, &residual_pixels_);
+    if (!output_pixels_.empty()) FindOutputPixels<void*>(output_, nowhere_, &output_pixels_);
     if (kernel_.enter != nullptr) kernel_.enter();
     const int32_t end = task.first_share + task.shares;
     for (int32_t first = task.first_share; first < end;) {
@@ -139,12 +138,36 @@ class Runner {
     return map + region * channels * sum_words_;
   }
 
+  // Position by position, those of 16 lanes.
   void FindInputPixels() {
     const tfc_shape& s = shape_;
-    const Window window = {s.height, s.width, words_, &tiling_.rows.source, &tiling_.columns.source};
     if (!WholeWords() && task_.image != copied_) CopyImage();
-    FindPixels(WholeWords() ? Image(input_, window) : whole_words_.data(), window, s.stride_height, s.stride_width,
-               s.pad_top, s.pad_left, pixels_.data());
+    const float* image =
+        WholeWords() ? input_ + task_.image * int64_t{s.height} * s.width * words_ : whole_words_.data();
+    for (int lane = 0; lane < kLanes; ++lane) {
+      const int64_t top = int64_t{TileRow(lane)} * s.stride_height - s.pad_top,
+                    left = int64_t{TileColumn(lane)} * s.stride_width - s.pad_left;
+      const bool inside = top >= 0 && top + last_row_ < s.height && left >= 0 && left + last_column_ < s.width;
+      const float** to = pixels_.data() + lane;
+      if (inside) {
+        const float* first = image + (top * s.width + left) * words_;
+        for (size_t i = 0; i < offsets_.size(); ++i) to[i * kLanes] = first + offsets_[i];
+      } else {
+        FindPixels(image, top, left, to);
+      }
+    }
+  }
+
+  void FindPixels(const float* image, int64_t top, int64_t left, const float** to) const {
+    for (const int32_t row : tiling_.rows.source) {
+      const int64_t y = top + row;
+      for (const int32_t column : tiling_.columns.source) {
+        const int64_t x = left + column;
+        const bool on = y >= 0 && y < shape_.height && x >= 0 && x < shape_.width;
+        *to = on ? image + (y * shape_.width + x) * words_ : zeros_;
+        to += kLanes;
+      }
+    }
   }
 
   // Whether pixels of the input begin and end with words.
@@ -165,45 +188,20 @@ class Runner {
     copied_ = task_.image;
   }
 
-  const float* Image(const float* map, const Window& window) const {
-    return map + task_.image * int64_t{window.height} * window.width * window.words;
-  }
-
-  void FindResidualPixels() {
+  // Of a map of the size of the output; off it, another place.
+  template <typename Pointer>
+  void FindOutputPixels(Pointer map, Pointer off, std::vector<Pointer>* pixels) const {
     const OutputSize size = outline_.size;
-    const Window window = {size.height, size.width, shape_.filters, &tile_rows_, &tile_columns_};
-    FindPixels(Image(residual_, window), window, 1, 1, 0, 0, residual_pixels_.data());
-  }
-
-  void FindOutputPixels() {
-    const OutputSize size = outline_.size;
-    const int64_t pixel_bytes = shape_.filters * (Int8() ? sizeof(int8_t) : sizeof(float));
-    char* image = static_cast<char*>(output_) + task_.image * size.height * size.width * pixel_bytes;
+    const auto pixel_bytes = static_cast<uintptr_t>(shape_.filters) * (Int8() ? sizeof(int8_t) : sizeof(float));
+    const auto image = reinterpret_cast<uintptr_t>(map) +
+                       static_cast<uintptr_t>(task_.image) * size.height * size.width * pixel_bytes;
     for (int lane = 0; lane < kLanes; ++lane) {
-      const int64_t top = TileRow(lane), left = TileColumn(lane);
-      void** to = output_pixels_.data() + lane;
-      for (int64_t y = top; y < top + tiling_.tile.rows; ++y) {
-        for (int64_t x = left; x < left + tiling_.tile.columns; ++x, to += kLanes) {
-          const bool on = y < size.height && x < size.width;
-          *to = on ? image + (y * size.width + x) * pixel_bytes : static_cast<void*>(nowhere_);
-        }
-      }
-    }
-  }
-
-  void FindPixels(const float* image, const Window& window, int64_t stride_height, int64_t stride_width,
-                  int32_t pad_top, int32_t pad_left, const float** pixels) const {
-    for (int lane = 0; lane < kLanes; ++lane) {
-      const int64_t top = TileRow(lane) * stride_height - pad_top,
-                    left = TileColumn(lane) * stride_width - pad_left;
-      const float** to = pixels + lane;
-      for (const int32_t row : *window.rows) {
-        const int64_t y = top + row;
-        for (const int32_t column : *window.columns) {
-          const int64_t x = left + column;
-          const bool on = y >= 0 && y < window.height && x >= 0 && x < window.width;
-          *to = on ? image + (y * window.width + x) * window.words : zeros_;
-          to += kLanes;
+      const int32_t top = TileRow(lane), left = TileColumn(lane);
+      Pointer* to = pixels->data() + lane;
+      for (int32_t y = top; y < top + tiling_.tile.rows; ++y) {
+        for (int32_t x = left; x < left + tiling_.tile.columns; ++x, to += kLanes) {
+          const uintptr_t pixel = static_cast<uintptr_t>(y) * size.width + x;
+          *to = y < size.height && x < size.width ? reinterpret_cast<Pointer>(image + pixel * pixel_bytes) : off;
         }
       }
     }
@@ -275,7 +273,7 @@ class Runner {
 
   // What the sums of a chunk begin with, besides the bias.
   const float* Begin(const Part& part, float* sums) const {
-    if (residual_ == nullptr) return nullptr;
+    if (residual_ == nullptr || Int8()) return nullptr;  // in int8 it is added to outputs
     const int32_t chunk_first = part.chunk.first_filter, first = chunk_first + part.FirstFilter();
     if (tiled_.residual) return Region(residual_, shape_.filters) + chunk_first * sum_words_;
     const int32_t end = first + part.Filters();
@@ -310,6 +308,7 @@ class Runner {
     job.low = plan_.structure->range.low;
     job.high = plan_.structure->range.high;
     job.pixels = output_pixels_.data();
+    job.residuals = residual_pixels_.data();
     job.first_filter = chunk.first_filter;
     job.end_filter = chunk.first_filter + chunk.filters;
     if (Int8()) job.requantization = numbers.From(chunk.first_filter);
@@ -320,7 +319,8 @@ class Runner {
     const int32_t first = part.FirstFilter(), filter = part.chunk.first_filter + first;
     const Requantization requantization = Int8() ? plan_.int8.From(filter) : Requantization{};
     for (int32_t v = 0; v < tiling_.Vectors(); ++v) {
-      kernel_.unpack({output_pixels_.data() + v * kLanes, filter, part.Filters(),
+      const float* const* residuals = residual_pixels_.empty() ? nullptr : residual_pixels_.data() + v * kLanes;
+      kernel_.unpack({output_pixels_.data() + v * kLanes, residuals, filter, part.Filters(),
                       sums_ + first * sum_words_ + v * kLanes, sum_words_, requantization});
     }
   }
@@ -336,11 +336,13 @@ class Runner {
   void* output_;
   int32_t words_;  // of a pixel of the input
   ptrdiff_t plane_words_, sum_words_;
-  std::vector<int32_t> tile_rows_, tile_columns_;
-  std::vector<const float*> pixels_, residual_pixels_;  // (positions, lanes)
-  std::vector<void*> output_pixels_;                    // (vectors, lanes)
-  std::vector<Move> moves_;                             // by position
-  std::vector<int32_t> lanes_;                          // (positions, lanes)
+  std::vector<int64_t> offsets_;               // by position: how far from a lane's first pixel, in words
+  int32_t last_row_ = 0, last_column_ = 0;     // that any position is in, from there
+  std::vector<const float*> pixels_;           // (positions, lanes)
+  std::vector<const float*> residual_pixels_;  // (vectors, lanes)
+  std::vector<void*> output_pixels_;           // likewise
+  std::vector<Move> moves_;                    // by position
+  std::vector<int32_t> lanes_;                 // (positions, lanes)
   Scratch scratch_, whole_words_;
   int32_t copied_ = -1;  // the image in `whole_words_`
   float *planes_, *sums_, *zeros_, *nowhere_;

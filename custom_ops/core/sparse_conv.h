@@ -76,6 +76,19 @@ typedef struct tfc_requantization {
   const float* scales; /* (filters,), above 0: scale of the input * weight_scale[f] / scale of the output */
 } tfc_requantization;
 
+/* What is added to outputs in int8: of an output y and an entry r of the residual, a map of the same shape,
+ * becomes
+ *
+ *   clamp(((bias + output_multiplier * y + residual_multiplier * r) >> shift) + zero, low, high)
+ *
+ * as XNNPACK computes an addition. */
+typedef struct tfc_addition {
+  int32_t bias;                                   /* -2^30 to 2^30 */
+  int32_t output_multiplier, residual_multiplier; /* -2^22 to 2^22 */
+  int32_t shift;                                  /* 0 to 31 */
+  int32_t zero, low, high;                        /* -128 to 127 */
+} tfc_addition;
+
 /* As tfc_weights. */
 typedef struct tfc_int8_weights {
   int64_t count;
@@ -173,16 +186,18 @@ TFC_EXPORT tfc_status tfc_reference(const tfc_shape* shape, const float* weights
 /* In int8. Kernels have names of their own: "int8_lanes_..." leave out words, blocks of 4 neighbouring channels of
  * one filter at one tap; "int8_blocks_..." those of 16 neighbouring filters; "int8_lanes_avx512amx" words that
  * none of 16 filters has, and more only where that is faster. Padding is `input_zero`, which stands for 0.
- * TFC_BAD_ARGUMENT for scales that are not above 0, zeros and bounds beyond 8 bits, and for a plan of the other
- * type. Maps begin on a border of 4 bytes. Where weights and channels are counted, words are. bias: (filters,) or
- * NULL. */
+ * TFC_BAD_ARGUMENT for scales that are not above 0, numbers out of range, and for a plan of the other type. Maps
+ * begin on a border of 4 bytes. Where weights and channels are counted, words are.
+ *
+ * bias:     (filters,) or NULL.
+ * addition: or NULL; then runs have no residual, and else they have one. */
 TFC_EXPORT const char* tfc_int8_kernel_name(int32_t index);
 TFC_EXPORT int32_t tfc_int8_kernel_supported(int32_t index);
 TFC_EXPORT tfc_status tfc_int8_plan_create(const tfc_shape* shape, const tfc_int8_weights* weights,
                                            const int32_t* bias, const tfc_requantization* requantization,
-                                           const char* kernel, tfc_plan** plan);
-TFC_EXPORT tfc_status tfc_int8_plan_run(const tfc_plan* plan, const int8_t* input, int8_t* output, int32_t batch,
-                                        int32_t threads);
+                                           const tfc_addition* addition, const char* kernel, tfc_plan** plan);
+TFC_EXPORT tfc_status tfc_int8_plan_run(const tfc_plan* plan, const int8_t* input, const int8_t* residual,
+                                        int8_t* output, int32_t batch, int32_t threads);
 TFC_EXPORT tfc_status tfc_int8_count_weights(const tfc_shape* shape, const tfc_int8_weights* weights,
                                              tfc_weight_counts* counts);
 TFC_EXPORT tfc_status tfc_int8_measure_machine(const char* kernel, tfc_machine* machine);

@@ -73,8 +73,8 @@ def library() -> ctypes.CDLL:
     core.tfc_plan_with_values.argtypes = [_POINTER] * 4
     core.tfc_plan_run.argtypes = [_POINTER, _POINTER, _POINTER, number, number]
     core.tfc_int8_kernel_name.restype = text
-    core.tfc_int8_plan_create.argtypes = [_POINTER, _POINTER, _POINTER, _POINTER, text, _POINTER]
-    core.tfc_int8_plan_run.argtypes = [_POINTER, _POINTER, _POINTER, number, number]
+    core.tfc_int8_plan_create.argtypes = [*[_POINTER] * 5, text, _POINTER]
+    core.tfc_int8_plan_run.argtypes = [*[_POINTER] * 4, number, number]
     core.tfc_int8_reference.argtypes = [_POINTER] * 6 + [number]
     core.tfc_reference.argtypes = [_POINTER, _POINTER, _POINTER, number, _POINTER, _POINTER, number]
     return core
@@ -154,6 +154,21 @@ class Requantization(ctypes.Structure):
         super().__init__(input_zero, output_zero, low, high, pointer(self.array))
 
 
+class Addition(ctypes.Structure):
+    """`tfc_addition`."""
+
+    _fields_ = [
+        (name, ctypes.c_int32)
+        for name in ("bias", "output_multiplier", "residual_multiplier", "shift", "zero", "low", "high")
+    ]
+
+    def to(self, outputs: np.ndarray, residual: np.ndarray) -> np.ndarray:
+        """The sums."""
+        y, r = outputs.astype("int64"), residual.astype("int64")
+        scaled = (self.bias + self.output_multiplier * y + self.residual_multiplier * r) >> self.shift
+        return np.clip(scaled + self.zero, self.low, self.high).astype("int8")
+
+
 class Int8Convolution(NamedTuple):
     """What a convolution in int8 is made from; weights are dense."""
 
@@ -161,6 +176,7 @@ class Int8Convolution(NamedTuple):
     weights: np.ndarray
     bias: np.ndarray | None
     requantization: Requantization
+    addition: Addition | None = None
 
     def plan(self, kernel: str | None = None) -> tuple[int, _POINTER]:
         """The status and the plan."""
@@ -168,15 +184,19 @@ class Int8Convolution(NamedTuple):
         indices = np.flatnonzero(self.weights)
         given = Weights(indices, self.weights.ravel()[indices], "int8")
         shape, requantization = map(ctypes.byref, (self.shape, self.requantization))
-        arguments = shape, ctypes.byref(given), pointer(self.bias), requantization, name, ctypes.byref(plan)
-        return library().tfc_int8_plan_create(*arguments), plan
+        addition = None if self.addition is None else ctypes.byref(self.addition)
+        numbers = ctypes.byref(given), pointer(self.bias), requantization, addition
+        return library().tfc_int8_plan_create(shape, *numbers, name, ctypes.byref(plan)), plan
 
-    def run(self, x: np.ndarray, kernel: str | None = None, threads: int = 1) -> np.ndarray:
+    def run(
+        self, x: np.ndarray, kernel: str | None = None, threads: int = 1, residual: np.ndarray | None = None
+    ) -> np.ndarray:
         status, plan = self.plan(kernel)
         assert status == OK, library().tfc_status_message(status)
         out = np.full((len(x), *output_shape(self.shape)), 99, "int8")
         try:
-            assert library().tfc_int8_plan_run(plan, pointer(x), pointer(out), len(x), threads) == OK
+            maps = pointer(x), pointer(residual), pointer(out)
+            assert library().tfc_int8_plan_run(plan, *maps, len(x), threads) == OK
         finally:
             library().tfc_plan_destroy(plan)
         return out

@@ -30,15 +30,24 @@ struct Trial {
 // filters.
 std::vector<Trial> Table() {
   return {
-      {Shape(1, 127, 3, 5, 1, 0), 1, 50},           {Shape(1, 129, 3, 5, 1, 0), 3, 50},
-      {Shape(1, 300, 3, 5, 3, 1), 1, 50},           {Shape(300, 1, 3, 5, 3, 1), 1, 50},
-      {Shape(7, 7, 130, 130, 1, 0), 2, 20},         {Shape(5, 5, 300, 9, 3, 1), 1, 10},
-      {Shape(14, 14, 16, 16, 3, 1), 2, 0},          {Shape(14, 14, 16, 16, 3, 1), 2, 100},
-      {Shape(1, 1, 40, 16, 1, 0), 70, 30},          {Shape(1, 1, 16, 16, 3, 1), 3, 30},
-      {Shape(2, 2, 3, 4, 3, 40), 1, 50},            {Shape(30, 30, 4, 4, 3, 0, 7), 1, 50},
-      {Shape(40, 40, 2, 2, 5, 0, 1, 9), 1, 50},     {Shape(40, 40, 2, 2, 4, 3, 3, 2), 1, 50},
-      {Shape(9, 9, 40, 40, 3, 1, 1, 1, 40), 1, 90}, {Shape(9, 9, 34, 51, 3, 1, 1, 1, 17), 1, 60},
-      {Shape(23, 23, 3, 8, 11, 5, 4), 1, 50},       {Shape(40, 40, 1, 2, 36, 0), 1, 50},
+      {Shape(1, 127, 3, 5, 1, 0), 1, 50},
+      {Shape(1, 129, 3, 5, 1, 0), 3, 50},
+      {Shape(1, 300, 3, 5, 3, 1), 1, 50},
+      {Shape(300, 1, 3, 5, 3, 1), 1, 50},
+      {Shape(7, 7, 130, 130, 1, 0), 2, 20},
+      {Shape(5, 5, 300, 9, 3, 1), 1, 10},
+      {Shape(14, 14, 16, 16, 3, 1), 2, 0},
+      {Shape(14, 14, 16, 16, 3, 1), 2, 100},
+      {Shape(1, 1, 40, 16, 1, 0), 70, 30},
+      {Shape(1, 1, 16, 16, 3, 1), 3, 30},
+      {Shape(2, 2, 3, 4, 3, 40), 1, 50},
+      {Shape(30, 30, 4, 4, 3, 0, 7), 1, 50},
+      {Shape(40, 40, 2, 2, 5, 0, 1, 9), 1, 50},
+      {Shape(40, 40, 2, 2, 4, 3, 3, 2), 1, 50},
+      {Shape(9, 9, 40, 40, 3, 1, 1, 1, 40), 1, 90},
+      {Shape(9, 9, 34, 51, 3, 1, 1, 1, 17), 1, 60},
+      {Shape(23, 23, 3, 8, 11, 5, 4), 1, 50},
+      {Shape(40, 40, 1, 2, 36, 0), 1, 50},
   };
 }
 
@@ -57,8 +66,9 @@ int Try(const Convolution& c, Random* random) {
   tfc_reference(&c.shape, c.dense.data(), c.Bias(), c.activation, input, expected.data(), c.batch);
   int failed = 0;
   for (int32_t i = 0; const char* kernel = tfc_blocks_kernel_name(i); ++i) {
-    const tfc_blocks_options options = {kernel, random->Pick({1, 40, 132}), 99 * 1024, random->Pick({1, 64}),
-                                        nullptr, {random->Between(0, 1), random->Between(0, 1)}};
+    const tfc_blocks_options options = {kernel,    random->Pick({1, 40, 132}),
+                                        99 * 1024, random->Pick({1, 64}),
+                                        nullptr,   {random->Between(0, 1), random->Between(0, 1)}};
     Maps out(c.outputs, std::numeric_limits<float>::quiet_NaN());
     const tfc_weights weights = c.Weights();
     const tfc_status status =

@@ -249,8 +249,14 @@ bool BenchOne(const Layer& layer, const Convolution& c, int sparsity_percent, Re
   const double median = microseconds[kRounds / 2];
   const double pixels = static_cast<double>(c.outputs) / layer.shape.filters;  // each meets each weight once
   const auto tflops = [&](size_t weights) { return 2e-6 * pixels * static_cast<double>(weights) / median; };
-  *result = {layer.name, tfc_cuda_plan_kernel(plan), layer.count, sparsity_percent, median, microseconds.back(),
-             tflops(c.dense.size()), tflops(c.values.size())};
+  *result = {layer.name,
+             tfc_cuda_plan_kernel(plan),
+             layer.count,
+             sparsity_percent,
+             median,
+             microseconds.back(),
+             tflops(c.dense.size()),
+             tflops(c.values.size())};
   tfc_cuda_plan_destroy(plan);
   return right && ran;
 }

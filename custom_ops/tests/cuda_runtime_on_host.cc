@@ -16,7 +16,8 @@ struct Attribute {
   int value;
 };
 
-constexpr Attribute kAttributes[] = {  // of an H100
+constexpr Attribute kAttributes[] = {
+    // of an H100
     {cudaDevAttrMultiProcessorCount, 132},
     {cudaDevAttrMaxSharedMemoryPerBlockOptin, 227 * 1024},
     {cudaDevAttrMaxSharedMemoryPerMultiprocessor, 228 * 1024},

@@ -204,6 +204,18 @@ struct Int8Numbers {
     const auto zero = static_cast<int32_t>(c.outputs % 256) - 128;
     const bool relu = c.activation != TFC_LINEAR;
     requantization = {-zero - 1, zero, relu ? zero : -128, 127, scales.data()};
+    adds = c.outputs % 2 == 0;
+    for (size_t i = 0; i < c.outputs; ++i) residual.push_back(static_cast<int8_t>(i % 251));
+  }
+
+  const tfc_addition* Addition() const { return adds ? &addition : nullptr; }
+
+  // What becomes of an output.
+  int8_t Added(int8_t output, int8_t other) const {
+    if (!adds) return output;
+    const tfc_addition& a = addition;
+    const int32_t sum = (a.bias + a.output_multiplier * output + a.residual_multiplier * other) >> a.shift;
+    return static_cast<int8_t>(std::min(std::max(sum + a.zero, a.low), a.high));
   }
 
   const int32_t* Bias() const { return bias.empty() ? nullptr : bias.data(); }
@@ -212,6 +224,9 @@ struct Int8Numbers {
   std::vector<int32_t> bias;
   std::vector<float> scales;
   tfc_requantization requantization;
+  bool adds;  // a residual
+  std::vector<int8_t> residual;
+  tfc_addition addition = {1 << 19, 700000, -900000, 20, 3, -100, 110};
 };
 
 int TryInt8Kernel(const Convolution& c, const Int8Numbers& numbers, const char* kernel,
@@ -219,13 +234,15 @@ int TryInt8Kernel(const Convolution& c, const Int8Numbers& numbers, const char* 
   const tfc_int8_weights weights = {static_cast<int64_t>(c.indices.size()), c.indices.data(),
                                     numbers.values.data()};
   tfc_plan* plan = nullptr;
-  if (tfc_int8_plan_create(&c.shape, &weights, numbers.Bias(), &numbers.requantization, kernel, &plan) != TFC_OK) {
+  if (tfc_int8_plan_create(&c.shape, &weights, numbers.Bias(), &numbers.requantization, numbers.Addition(), kernel,
+                           &plan) != TFC_OK) {
     return Fail(c, kernel, "no plan");
   }
   int failed = 0;
   for (const int32_t threads : {1, 2, 5}) {
     std::vector<int8_t> out(c.outputs, 99);
-    if (tfc_int8_plan_run(plan, numbers.input.data(), out.data(), c.batch, threads) != TFC_OK) ++failed;
+    const int8_t* residual = numbers.adds ? numbers.residual.data() : nullptr;
+    if (tfc_int8_plan_run(plan, numbers.input.data(), residual, out.data(), c.batch, threads) != TFC_OK) ++failed;
     if (out != expected) ++failed;
   }
   tfc_plan_destroy(plan);
@@ -239,6 +256,7 @@ int TryInt8(const Convolution& c, const std::vector<const char*>& kernels) {
       tfc_int8_reference(&c.shape, numbers.dense.data(), numbers.Bias(), &numbers.requantization,
                          numbers.input.data(), expected.data(), c.batch);
   if (status != TFC_OK) return Fail(c, "reference in int8", tfc_status_message(status));
+  for (size_t i = 0; i < c.outputs; ++i) expected[i] = numbers.Added(expected[i], numbers.residual[i]);
   int failed = 0;
   for (const char* kernel : kernels) failed += TryInt8Kernel(c, numbers, kernel, expected);
   return failed;

@@ -36,6 +36,65 @@ def test_every_kernel_equals_the_plain_loops_on_any_number_of_threads(case):
             np.testing.assert_array_equal(convolution.run(x, kernel, threads), expected)
 
 
+MULTIPLIERS = st.integers(-(2**22), 2**22)
+
+
+@settings(max_examples=30, deadline=None)
+@given(cases(), st.data())
+def test_every_kernel_adds_a_residual(case, data):
+    convolution, x = case
+    low, high = sorted((data.draw(BYTES), data.draw(BYTES)))
+    multipliers = data.draw(MULTIPLIERS), data.draw(MULTIPLIERS)
+    addition = core.Addition(
+        data.draw(st.integers(-(2**30), 2**30)),
+        *multipliers,
+        data.draw(st.integers(0, 31)),
+        data.draw(BYTES),
+        low,
+        high,
+    )
+    outputs = convolution.reference(x)
+    residual = np.random.default_rng(0).integers(-128, 128, outputs.shape).astype("int8")
+    expected, adding = addition.to(outputs, residual), convolution._replace(addition=addition)
+    for kernel in core.kernels(KERNELS):
+        for threads in (1, 3):
+            np.testing.assert_array_equal(adding.run(x, kernel, threads, residual), expected)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"bias": 2**30 + 1},
+        {"output_multiplier": -(2**22) - 1},
+        {"residual_multiplier": 2**22 + 1},
+        {"shift": 32},
+        {"shift": -1},
+        {"zero": 128},
+        {"low": 5, "high": 4},
+    ],
+)
+def test_bad_additions_are_refused(change):
+    given = {"output_multiplier": 1, "residual_multiplier": 1, "low": -128, "high": 127, **change}
+    case = core.Int8Convolution(
+        core.Shape(), np.ones((1, 1, 1, 1), "int8"), None, core.Requantization([1.0]), core.Addition(**given)
+    )
+    got, plan = case.plan()
+    assert got == core.BAD_ARGUMENT and not plan
+
+
+@pytest.mark.parametrize("adds", [True, False])
+def test_a_residual_is_given_where_it_is_added(adds):
+    addition = core.Addition(output_multiplier=1, residual_multiplier=1, low=-128, high=127) if adds else None
+    case = core.Int8Convolution(
+        core.Shape(), np.ones((1, 1, 1, 1), "int8"), None, core.Requantization([1.0]), addition
+    )
+    _, plan = case.plan()
+    x = np.zeros((1, 1, 1, 1), "int8")
+    maps = core.pointer(x), None if adds else core.pointer(x), core.pointer(np.empty_like(x))
+    assert core.library().tfc_int8_plan_run(plan, *maps, 1, 1) == core.BAD_ARGUMENT
+    core.library().tfc_plan_destroy(plan)
+
+
 def test_the_plain_loops_are_the_formula():
     shape = core.Shape(height=1, width=3, channels=2, filters=2, kernel_width=2, pad_right=1)
     weights = np.array([[1, -2], [3, 4], [-5, 6], [7, -128]], "int8").reshape(shape.weights)
@@ -97,9 +156,9 @@ def test_plans_of_one_type_do_not_run_maps_of_the_other():
     _, plan = case.plan()
     _, other = core.create(core.Shape(**GOOD), np.ones((3, 3, 4, 6), "float32"))
     x, out = np.zeros((1, 8, 8, 4), "float32"), np.zeros((1, 6, 6, 6), "float32")
-    given = core.pointer(x), core.pointer(out), 1, 1
-    assert core.library().tfc_plan_run(plan, *given) == core.BAD_ARGUMENT
-    assert core.library().tfc_int8_plan_run(other, *given) == core.BAD_ARGUMENT
+    given, result = core.pointer(x), core.pointer(out)
+    assert core.library().tfc_plan_run(plan, given, result, 1, 1) == core.BAD_ARGUMENT
+    assert core.library().tfc_int8_plan_run(other, given, None, result, 1, 1) == core.BAD_ARGUMENT
     for each in (plan, other):
         core.library().tfc_plan_destroy(each)
 

@@ -249,15 +249,20 @@ class Reader {
     const char* problem = ReadScales(weights, axis, made->shape.filters, &int8.scales, &filter_zero);
     if (problem != nullptr) return problem;
     if (filter_zero != 0) return "the zero of its weights is not 0";
-    const auto byte = [](int32_t zero) { return zero >= -128 && zero <= 127; };
-    if (!byte(r.input_zero) || !byte(r.output_zero)) return "a zero is not in the range of int8";
+    if (!Byte(r.input_zero) || !Byte(r.output_zero)) return "a zero is not in the range of int8";
     // In the order of XNNPACK.
     for (float& scale : int8.scales) scale = input[0] * scale / output[0];
     if (!Finite(int8.scales)) return "a scale is not finite";
-    r.low = made->activation == TFC_LINEAR ? -128 : std::max(-128, r.output_zero);
-    const float most = 6.0f / output[0] + static_cast<float>(r.output_zero);
-    r.high = made->activation == TFC_RELU6 && most < 127.0f ? static_cast<int32_t>(std::lrint(most)) : 127;
+    SetBounds(made->activation, output[0], r.output_zero, &r.low, &r.high);
     return nullptr;
+  }
+
+  static bool Byte(int32_t zero) { return zero >= -128 && zero <= 127; }
+
+  static void SetBounds(tfc_activation activation, float scale, int32_t zero, int32_t* low, int32_t* high) {
+    *low = activation == TFC_LINEAR ? -128 : zero;
+    const float six = 6.0f / scale + static_cast<float>(zero);
+    *high = activation == TFC_RELU6 && six < 127.0f ? static_cast<int32_t>(std::lrint(six)) : 127;
   }
 
   // Follows nodes that only make weights dense or float32, each before its reader, to the constant that they
@@ -333,14 +338,45 @@ class Reader {
     const auto found = step_of_.find(made);
     if (found == step_of_.end() || graph_.readers[made].size() != 1) return;
     Step& step = graph_.steps[found->second];
-    if (step.convolution.in_int8 || step.residual >= 0 || step.convolution.activation != TFC_LINEAR) return;
+    if (step.residual >= 0 || step.convolution.activation != TFC_LINEAR) return;
+    const int sum = node.node->outputs->data[0];
+    if (!InRange(sum) || Tensor(other).type != Tensor(made).type || Tensor(sum).type != Tensor(made).type) return;
+    if (step.convolution.in_int8 && !ReadAddition(made, other, sum, activation, &step.convolution.int8.addition))
+      return;
     step.nodes.push_back(node.index);
     step.residual = other;
     step.sum = made;
-    step.output = node.node->outputs->data[0];
+    step.output = sum;
     step.convolution.activation = activation;
     step_of_[step.output] = found->second;
     step_of_.erase(made);
+  }
+
+  // As XNNPACK adds maps in int8: multipliers of 21 bits, of which the larger has them all. False where it would
+  // not.
+  bool ReadAddition(int made, int other, int sum, tfc_activation activation, tfc_addition* addition) const {
+    std::vector<float> scales;  // of the three
+    int32_t made_zero = 0, other_zero = 0, zero = 0;
+    if (ReadScales(made, 0, 1, &scales, &made_zero) != nullptr) return false;
+    if (ReadScales(other, 0, 1, &scales, &other_zero) != nullptr) return false;
+    if (ReadScales(sum, 0, 1, &scales, &zero) != nullptr || !Byte(made_zero) || !Byte(other_zero) || !Byte(zero)) {
+      return false;
+    }
+    const float of_made = scales[0] / scales[2], of_other = scales[1] / scales[2];
+    const auto usual = [](float ratio) { return ratio >= 0x1.0p-10f && ratio < 0x1.0p+8f; };
+    if (!usual(of_made) || !usual(of_other)) return false;
+    const int32_t shift = 20 - std::ilogb(std::max(of_made, of_other));
+    const auto multiplier = [=](float ratio) {
+      return static_cast<int32_t>(std::lrint(std::ldexp(ratio, shift)));
+    };
+    addition->output_multiplier = multiplier(of_made);
+    addition->residual_multiplier = multiplier(of_other);
+    addition->shift = shift;
+    addition->bias =
+        (1 << (shift - 1)) - addition->output_multiplier * made_zero - addition->residual_multiplier * other_zero;
+    addition->zero = zero;
+    SetBounds(activation, scales[2], zero, &addition->low, &addition->high);
+    return true;
   }
 
   // Whether two maps have the same dimensions, and will when the inputs are resized: those that are open are
@@ -413,17 +449,20 @@ tfc_status FindSizes(const Convolution& c, const std::vector<int>& input, Sizes*
   return TFC_OK;
 }
 
-tfc_status MakePlan(const Convolution& c, const tfc_shape& shape, tfc_activation activation,
-                    const tfc_options& options, tfc_plan** plan) {
+tfc_status MakePlan(const Step& step, const tfc_shape& shape, const tfc_options& options, tfc_plan** plan) {
+  const Convolution& c = step.convolution;
   const auto count = static_cast<int64_t>(c.indices.size());
   if (!c.in_int8) {
     const tfc_weights weights = {count, c.indices.data(), c.values.data()};
+    const tfc_activation activation = step.apart ? TFC_LINEAR : c.activation;
     return tfc_plan_create_with(&shape, &weights, c.bias.data(), activation, &options, plan);
   }
   const tfc_int8_weights weights = {count, c.indices.data(), c.int8.values.data()};
   tfc_requantization requantization = c.int8.requantization;
   requantization.scales = c.int8.scales.data();
-  return tfc_int8_plan_create(&shape, &weights, c.int8.bias.data(), &requantization, options.kernel, plan);
+  const tfc_addition* addition = step.residual < 0 || step.apart ? nullptr : &c.int8.addition;
+  return tfc_int8_plan_create(&shape, &weights, c.int8.bias.data(), &requantization, addition, options.kernel,
+                              plan);
 }
 
 }  // namespace tfc::tflite

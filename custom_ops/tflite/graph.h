@@ -18,6 +18,7 @@ struct Int8 {
   std::vector<int32_t> bias;
   std::vector<float> scales;
   tfc_requantization requantization;  // but its scales
+  tfc_addition addition;              // where a residual is added
 };
 
 // Of a convolution, fixed when the model is read; sizes of maps follow when tensors have theirs.
@@ -68,9 +69,8 @@ struct Sizes {
 };
 tfc_status FindSizes(const Convolution& convolution, const std::vector<int>& input, Sizes* sizes);
 
-// A plan for the core; of a convolution in int8 the options do not count, but for the kernel.
-tfc_status MakePlan(const Convolution& convolution, const tfc_shape& shape, tfc_activation activation,
-                    const tfc_options& options, tfc_plan** plan);
+// A plan for the core, without an addition that is apart; in int8 the options do not count, but for the kernel.
+tfc_status MakePlan(const Step& step, const tfc_shape& shape, const tfc_options& options, tfc_plan** plan);
 
 std::vector<int> DimsOf(const TfLiteTensor& tensor);
 

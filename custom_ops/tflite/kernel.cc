@@ -12,7 +12,7 @@ namespace {
 
 constexpr int64_t kLine = 16;  // floats of a cache line
 
-int64_t Floats(const std::vector<int>& dims) {
+int64_t Numbers(const std::vector<int>& dims) {
   return std::accumulate(dims.begin(), dims.end(), int64_t{1}, std::multiplies<>());
 }
 
@@ -22,6 +22,16 @@ void Add(const float* a, const float* b, int64_t count, tfc_activation activatio
   const float high = activation == TFC_RELU6 ? 6.0f : std::numeric_limits<float>::infinity();
   for (int64_t i = 0; i < count; ++i) sum[i] = std::min(std::max(a[i] + b[i], low), high);
 }
+
+void AddInt8(const int8_t* a, const int8_t* b, int64_t count, const tfc_addition& by, int8_t* sum) {
+  for (int64_t i = 0; i < count; ++i) {
+    const int32_t all = (by.bias + by.output_multiplier * a[i] + by.residual_multiplier * b[i]) >> by.shift;
+    sum[i] = static_cast<int8_t>(std::min(std::max(all + by.zero, by.low), by.high));
+  }
+}
+
+const int8_t* AsInt8(const float* map) { return reinterpret_cast<const int8_t*>(map); }
+int8_t* AsInt8(float* map) { return reinterpret_cast<int8_t*>(map); }
 
 TfLiteStatus Resize(TfLiteContext* context, int index, const std::vector<int>& dims) {
   TfLiteTensor* tensor = &context->tensors[index];
@@ -108,13 +118,12 @@ tfc_status Kernel::MakePlans(const std::vector<Sizes>& sizes) {
   choices_ = PlanFormats(units, visible, setting_);
   plans_.clear();
   for (size_t i = 0; i < steps_.size(); ++i) {
-    const Convolution& c = steps_[i].convolution;
     const Choice& choice = choices_[i];
     const bool tiled = choice.tiled_input || choice.tiled_residual || choice.tiled_output;
     const tfc_options options = {choice.kernel, tiled ? choice.tiles : tfc_tiles{}, choice.tiled_input,
                                  choice.tiled_residual, choice.tiled_output};
     tfc_plan* plan = nullptr;
-    const auto status = MakePlan(c, sizes[i].shape, steps_[i].apart ? TFC_LINEAR : c.activation, options, &plan);
+    const auto status = MakePlan(steps_[i], sizes[i].shape, options, &plan);
     if (status != TFC_OK) return status;
     plans_.emplace_back(plan);
   }
@@ -130,8 +139,8 @@ void Kernel::PlaceBuffers(const std::vector<Sizes>& sizes) {
       if (found != buffers_.end()) found->second.last = i;
     }
     if (Visible(steps_[i].output)) continue;
-    int64_t floats = Floats(sizes[i].output);
-    if (steps_[i].convolution.in_int8) floats = (floats + 3) / 4;
+    int64_t floats = Numbers(sizes[i].output);
+    if (steps_[i].convolution.in_int8) floats = (floats + 3) / 4;  // as much memory
     if (choices_[i].tiled_output) {
       const tfc_shape& shape = sizes[i].shape;
       int32_t height = 0, width = 0;
@@ -173,21 +182,24 @@ float* Kernel::Map(TfLiteContext* context, int tensor) const {
 TfLiteStatus Kernel::Invoke(TfLiteContext* context) {
   for (size_t i = 0; i < steps_.size(); ++i) {
     const Step& step = steps_[i];
+    const Convolution& c = step.convolution;
+    const float* input = Map(context, step.input);
     const float* residual = step.residual < 0 ? nullptr : Map(context, step.residual);
+    const float* added = step.apart ? nullptr : residual;
     float* output = Map(context, step.output);
     float* sum = step.apart ? Map(context, step.sum) : output;
-    if (step.convolution.in_int8) {
-      const auto* input = reinterpret_cast<const int8_t*>(Map(context, step.input));
-      const auto status = tfc_int8_plan_run(plans_[i].get(), input, reinterpret_cast<int8_t*>(output),
-                                            sizes_[i].images, setting_.threads);
-      if (status != TFC_OK) return Fail(context, status);
-      continue;
-    }
+    const int32_t images = sizes_[i].images, threads = setting_.threads;
     const auto status =
-        tfc_plan_run_with(plans_[i].get(), Map(context, step.input), step.apart ? nullptr : residual, sum,
-                          sizes_[i].images, setting_.threads);
+        c.in_int8 ? tfc_int8_plan_run(plans_[i].get(), AsInt8(input), AsInt8(added), AsInt8(sum), images, threads)
+                  : tfc_plan_run_with(plans_[i].get(), input, added, sum, images, threads);
     if (status != TFC_OK) return Fail(context, status);
-    if (step.apart) Add(sum, residual, Floats(sizes_[i].output), step.convolution.activation, output);
+    if (!step.apart) continue;
+    const int64_t count = Numbers(sizes_[i].output);
+    if (c.in_int8) {
+      AddInt8(AsInt8(sum), AsInt8(residual), count, c.int8.addition, AsInt8(output));
+    } else {
+      Add(sum, residual, count, c.activation, output);
+    }
   }
   return kTfLiteOk;
 }
