@@ -25,10 +25,24 @@ inline Sums Dot(Sums sums, const uint8_t* word, Weights weights) {
   return sums;
 }
 
-inline void StoreAllScaled(int8_t* to, Sums sums, const Requantization& by) {
+inline __m512i LoadSixteen(const int8_t* from) {
+  return _mm512_cvtepi8_epi32(_mm_loadu_si128(reinterpret_cast<const __m128i*>(from)));
+}
+
+inline __m512i Added(__m512i outputs, const int8_t* residual, const Addition& by) {
+  const __m512i others = _mm512_mullo_epi32(LoadSixteen(residual), _mm512_set1_epi32(by.residual_multiplier));
+  outputs = _mm512_mullo_epi32(outputs, _mm512_set1_epi32(by.output_multiplier));
+  const __m512i sums = _mm512_add_epi32(_mm512_add_epi32(outputs, others), _mm512_set1_epi32(by.bias));
+  const __m512i scaled =
+      _mm512_add_epi32(_mm512_srav_epi32(sums, _mm512_set1_epi32(by.shift)), _mm512_set1_epi32(by.zero));
+  return _mm512_max_epi32(_mm512_min_epi32(scaled, _mm512_set1_epi32(by.high)), _mm512_set1_epi32(by.low));
+}
+
+inline void StoreAllScaled(int8_t* to, Sums sums, const Requantization& by, const int8_t* residual) {
   __m512 scaled = _mm512_mul_ps(_mm512_cvtepi32_ps(sums), _mm512_loadu_ps(by.scales));
   scaled = _mm512_min_ps(_mm512_max_ps(scaled, _mm512_set1_ps(by.low)), _mm512_set1_ps(by.high));
-  const __m512i rounded = _mm512_add_epi32(_mm512_cvtps_epi32(scaled), _mm512_set1_epi32(by.zero));
+  __m512i rounded = _mm512_add_epi32(_mm512_cvtps_epi32(scaled), _mm512_set1_epi32(by.zero));
+  if (residual != nullptr) rounded = Added(rounded, residual, by.addition);
   _mm_storeu_si128(reinterpret_cast<__m128i*>(to), _mm512_cvtepi32_epi8(rounded));
 }
 
@@ -70,6 +84,10 @@ inline void ScaleSquare(const float* from, ptrdiff_t plane_words, const Requanti
     _mm_storeu_si128(to(8 + i), _mm512_extracti32x4_epi32(lanes[i], 2));
     _mm_storeu_si128(to(12 + i), _mm512_extracti32x4_epi32(lanes[i], 3));
   }
+}
+
+inline void AddSixteen(int8_t* to, const int8_t* residual, const Addition& by) {
+  _mm_storeu_si128(reinterpret_cast<__m128i*>(to), _mm512_cvtepi32_epi8(Added(LoadSixteen(to), residual, by)));
 }
 
 inline bool Int8Supported() {

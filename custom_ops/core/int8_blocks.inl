@@ -6,7 +6,6 @@
 //   Dot         sums, and to each the four products of its bytes with those of a word in memory added
 //   StoreAllScaled what `int8_store.inl` tells
 
-#include "int8_add.inl"
 #include "int8_store.inl"
 
 // One block of filters.
@@ -17,6 +16,10 @@ void RunBlock(const BlockJob& job, ptrdiff_t filter, int32_t count, int32_t filt
   Sums sums[rows][columns];
   for (int r = 0; r < rows; ++r) {
     for (int c = 0; c < columns; ++c) sums[r][c] = bias;
+  }
+  const int8_t* residual = job.residual == nullptr ? nullptr : job.residual + filter;
+  for (int r = 0; residual != nullptr && r < rows; ++r) {  // comes while weights are multiplied
+    for (int c = 0; c < columns; ++c) __builtin_prefetch(residual + r * job.output_row + c * job.output_column);
   }
   const auto* input = static_cast<const uint8_t*>(job.input);
   for (int32_t i = 0; i < count; ++i) {
@@ -33,14 +36,10 @@ void RunBlock(const BlockJob& job, ptrdiff_t filter, int32_t count, int32_t filt
   by.scales += filter;
   const ptrdiff_t output_row = job.output_row, output_column = job.output_column;
   int8_t* output = static_cast<int8_t*>(job.output) + filter;
-  const int8_t* residual = job.residual;
-  const Addition addition = residual == nullptr ? Addition{} : *by.addition;
   for (int r = 0; r < rows; ++r) {
     for (int c = 0; c < columns; ++c) {
       int8_t* to = output + r * output_row + c * output_column;
-      StoreScaled(to, filters, sums[r][c], by);
-      if (residual == nullptr) continue;
-      AddResidual(to, residual + filter + r * output_row + c * output_column, filters, addition);
+      StoreScaled(to, filters, sums[r][c], by, residual == nullptr ? nullptr : residual + (to - output));
     }
   }
 }

@@ -39,12 +39,15 @@ inline __m256i Scaled(__m256i sums, const float* scales, const Requantization& b
   return _mm256_add_epi32(_mm256_cvtps_epi32(scaled), _mm256_set1_epi32(by.zero));
 }
 
-inline void StoreAllScaled(int8_t* to, const Sums& sums, const Requantization& by) {
+#include "int8_add_sixteen.inl"
+
+inline void StoreAllScaled(int8_t* to, const Sums& sums, const Requantization& by, const int8_t* residual) {
   const __m256i words =
       _mm256_packs_epi32(Scaled(sums.half[0], by.scales, by), Scaled(sums.half[1], by.scales + 8, by));
   const __m256i ordered = _mm256_permute4x64_epi64(words, 0xD8);
   const __m128i bytes = _mm_packs_epi16(_mm256_castsi256_si128(ordered), _mm256_extracti128_si256(ordered, 1));
   _mm_storeu_si128(reinterpret_cast<__m128i*>(to), bytes);
+  if (residual != nullptr) AddSixteen(to, residual, by.addition);
 }
 
 #include "int8_blocks.inl"

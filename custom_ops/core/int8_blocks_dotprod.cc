@@ -44,12 +44,15 @@ inline int16x4_t Scaled(int32x4_t sums, const float* scales, const Requantizatio
   return vqmovn_s32(vaddq_s32(vcvtnq_s32_f32(scaled), vdupq_n_s32(by.zero)));
 }
 
-inline void StoreAllScaled(int8_t* to, const Sums& sums, const Requantization& by) {
+#include "int8_add_sixteen.inl"
+
+inline void StoreAllScaled(int8_t* to, const Sums& sums, const Requantization& by, const int8_t* residual) {
   int16x4_t words[4];
   for (int i = 0; i < 4; ++i) words[i] = Scaled(sums.part[i], by.scales + 4 * i, by);
   const int8x16_t bytes =
       vcombine_s8(vqmovn_s16(vcombine_s16(words[0], words[1])), vqmovn_s16(vcombine_s16(words[2], words[3])));
   vst1q_s8(to, bytes);
+  if (residual != nullptr) AddSixteen(to, residual, by.addition);
 }
 
 #include "int8_blocks.inl"

@@ -132,7 +132,7 @@ void RunGroups(const TileJob& job, const Groups& groups, const char* const* from
       for (int v = 0; v < count; ++v) {
         const ptrdiff_t lane = ptrdiff_t{first + v} * kLanes;
         UnpackSquare(squares[v], kLanes, filters < kLanes ? filters : kLanes, by,
-                     {job.pixels + lane, job.residuals + lane}, filter);
+                     {job.pixels + lane, job.residuals == nullptr ? nullptr : job.residuals + lane}, filter);
       }
     }
     first += count;

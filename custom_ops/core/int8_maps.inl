@@ -31,8 +31,8 @@ void UnpackSquare(const float* from, ptrdiff_t plane_words, int32_t count, const
       for (int32_t c = 0; c < count; ++c) static_cast<int8_t*>(to.pixels[lane])[channel + c] = all[lane][c];
     }
   }
-  if (by.addition == nullptr) return;
-  const Addition addition = *by.addition;
+  if (to.residuals == nullptr) return;
+  const Addition addition = by.addition;
   for (int lane = 0; lane < kLanes; ++lane) {
     const auto* residual = reinterpret_cast<const int8_t*>(to.residuals[lane]);
     AddResidual(static_cast<int8_t*>(to.pixels[lane]) + channel, residual + channel, count, addition);

@@ -15,7 +15,7 @@ float Multiply(int32_t times) {
   float all = 0;
   const float scales[kLanes] = {1.0f};
   for (const Sums& each : sums) {
-    StoreScaled(out, kLanes, each, {scales, -128.0f, 127.0f, 0, nullptr});
+    StoreScaled(out, kLanes, each, {scales, -128.0f, 127.0f, 0, {}}, nullptr);
     all += out[0];
   }
   return all;

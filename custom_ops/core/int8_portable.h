@@ -41,8 +41,11 @@ inline int8_t Scaled(int32_t sum, float scale, const Requantization& by) {
   return static_cast<int8_t>(static_cast<int32_t>(nearbyintf(scaled)) + by.zero);
 }
 
-inline void StoreAllScaled(int8_t* to, const Sums& sums, const Requantization& by) {
+#include "int8_add_sixteen.inl"
+
+inline void StoreAllScaled(int8_t* to, const Sums& sums, const Requantization& by, const int8_t* residual) {
   for (int i = 0; i < kLanes; ++i) to[i] = Scaled(sums.lane[i], by.scales[i], by);
+  if (residual != nullptr) AddSixteen(to, residual, by.addition);
 }
 
 inline bool Int8Supported() { return true; }

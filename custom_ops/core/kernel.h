@@ -30,7 +30,7 @@ struct Requantization {
   const float* scales;  // by channel
   float low, high;
   int32_t zero;
-  const Addition* addition;  // NULL for nothing
+  Addition addition;  // where there is a residual
 };
 
 // The sums of some filters over a block of words, for one register tile of rows x columns vectors.

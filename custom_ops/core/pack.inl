@@ -20,11 +20,7 @@ void Pack(const PackJob& job) {
         Transpose(rows);
         for (int c = 0; c < kLanes; ++c) Store(planes[c] + at, Prepared(rows[c]));
       } else {
-        for (int32_t c = 0; c < count; ++c) {
-          float lanes[kLanes];
-          for (int lane = 0; lane < kLanes; ++lane) __builtin_memcpy(&lanes[lane], pixels[lane] + first + c, 4);
-          Store(planes[c] + at, Prepared(Load(lanes)));
-        }
+        for (int32_t c = 0; c < count; ++c) Store(planes[c] + at, Prepared(Pick(pixels, first + c)));
       }
     }
   }

@@ -131,6 +131,7 @@ tfc_status MakeInt8Plan(std::shared_ptr<const Structure> structure, const tfc_in
   numbers.requantization = requantization;
   numbers.requantization.scales = nullptr;
   numbers.adds = addition != nullptr;
+  numbers.addition = {};
   if (addition != nullptr) {
     const tfc_addition& a = *addition;
     numbers.addition = {a.bias, a.output_multiplier, a.residual_multiplier, a.shift, a.zero, a.low, a.high};

@@ -35,14 +35,14 @@ struct Int8Numbers {
   std::vector<int32_t> bias;  // up to a whole vector, as are scales; what the input's zero adds is in it
   std::vector<float> scales;
   tfc_requantization requantization;  // but its scales
-  bool adds;
+  bool adds;                          // a residual
   Addition addition;
 
   // For the filters from that one on.
   Requantization From(int32_t filter) const {
     const tfc_requantization& r = requantization;
     return {scales.data() + filter, static_cast<float>(r.low - r.output_zero),
-            static_cast<float>(r.high - r.output_zero), r.output_zero, adds ? &addition : nullptr};
+            static_cast<float>(r.high - r.output_zero), r.output_zero, addition};
   }
 };
 

@@ -308,7 +308,7 @@ class Runner {
     job.low = plan_.structure->range.low;
     job.high = plan_.structure->range.high;
     job.pixels = output_pixels_.data();
-    job.residuals = residual_pixels_.data();
+    job.residuals = residual_pixels_.empty() ? nullptr : residual_pixels_.data();
     job.first_filter = chunk.first_filter;
     job.end_filter = chunk.first_filter + chunk.filters;
     if (Int8()) job.requantization = numbers.From(chunk.first_filter);

@@ -98,8 +98,9 @@ Squares SquaresOf(const tfc_shape& shape, const Work& work) {
   const double taps = double(shape.kernel_height) * shape.kernel_width;
   const double places = taps * work.channels / shape.groups * CeilDiv(shape.filters, kLanes);
   const auto read = static_cast<double>(work.blocks);
-  if (read * kOtherSquare >= places) return {places / kLanes, 0};
-  return {0, read / kLanes};
+  if (work.channels >= kLanes && read * kOtherSquare >= places) return {places / kLanes, 0};
+  const double least = CeilDiv(shape.filters, kLanes);  // one for each 16 filters
+  return {0, std::max(read / kLanes, read > 0 ? least : 0)};
 }
 
 Costs Counts(const Tiling& t, const tfc_shape& shape, const Work& work) {

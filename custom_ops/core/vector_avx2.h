@@ -92,6 +92,8 @@ inline void Transpose(Vector r[16]) {
   for (int i = 0; i < 16; ++i) r[i] = {quarters[0][i / 8][i % 8], quarters[1][i / 8][i % 8]};
 }
 
+#include "pick.inl"
+
 inline bool Supported() { return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma"); }
 
 }  // namespace

@@ -55,6 +55,18 @@ inline void Transpose(Vector r[16]) {
   for (int i = 0; i < 16; ++i) r[i] = t[i];
 }
 
+// One word of each of 16 pixels.
+inline Vector Pick(const float* const* pixels, ptrdiff_t word) {
+  const __m512i offset = _mm512_set1_epi64(word * kWordBytes);
+  __m256 halves[2];
+  for (int i = 0; i < 2; ++i) {
+    const __m512i addresses = _mm512_add_epi64(_mm512_loadu_si512(pixels + 8 * i), offset);
+    halves[i] = _mm512_i64gather_ps(addresses, nullptr, 1);
+  }
+  const __m512d low = _mm512_castpd256_pd512(_mm256_castps_pd(halves[0]));
+  return _mm512_castpd_ps(_mm512_insertf64x4(low, _mm256_castps_pd(halves[1]), 1));
+}
+
 inline bool Supported() { return __builtin_cpu_supports("avx512f"); }
 
 }  // namespace

@@ -77,6 +77,8 @@ inline void Transpose(Vector r[16]) {
   for (int i = 0; i < 16; ++i) r[i] = t[i];
 }
 
+#include "pick.inl"
+
 inline bool Supported() { return true; }
 
 }  // namespace

@@ -60,6 +60,8 @@ inline void Transpose(Vector r[16]) {
   }
 }
 
+#include "pick.inl"
+
 inline bool Supported() { return true; }
 
 }  // namespace
