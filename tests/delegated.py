@@ -1,5 +1,9 @@
 """Models and interpreters for tests of the TFLite delegate."""
 
+import os
+import subprocess
+import sys
+
 import keras
 import numpy as np
 from hypothesis import strategies as st
@@ -82,3 +86,17 @@ def settings_of_convolutions(draw):
         "use_bias": draw(st.booleans()),
         "activation": draw(st.sampled_from([None, "relu", "relu6", "sigmoid"])),
     }
+
+
+def report_on(content, tmp_path):
+    """What the delegate says of a file."""
+    path = tmp_path / "model.tflite"
+    path.write_bytes(content)
+    code = (
+        "from ai_edge_litert.interpreter import Interpreter; import tfcompress;"
+        "delegate = tfcompress.load_delegate(force=True, verbosity=2);"
+        f"Interpreter({str(path)!r}, experimental_delegates=[delegate])"
+    )
+    environment = {**os.environ, "TF_CPP_MIN_LOG_LEVEL": "3"}
+    command = [sys.executable, "-c", code]
+    return subprocess.run(command, capture_output=True, text=True, env=environment, check=True).stderr

@@ -141,7 +141,7 @@ class Delegate {
 
   // Few graphs have convolutions in int8.
   tfc_status MeasureInt8() {
-    const auto in_int8 = [](const Step& step) { return step.convolution.in_int8; };
+    const auto in_int8 = [](const Step& step) { return step.convolution.weights_in_int8; };
     const bool known = int8_machine_.dense > 0;
     if (known || std::none_of(graph_.steps.begin(), graph_.steps.end(), in_int8)) return TFC_OK;
     return MachineOfThisProcess(tfc_int8_measure_machine, options_.KernelOf(true), &int8_machine_);

@@ -285,12 +285,34 @@ class Reader {
     }
     const TfLiteTensor& found = Tensor(tensor);
     if (!Constant(found)) return "its weights are not constants of float32, float16 or int8";
-    const bool bias = reader.node->inputs->size > 2 && reader.node->inputs->data[2] == given;
-    const bool whole = found.type == kTfLiteInt8 || found.type == kTfLiteInt32;
-    if (whole != step->convolution.in_int8 || (whole && bias != (found.type == kTfLiteInt32))) {
-      return "its weights are of another type than its maps";
+    Convolution* made = &step->convolution;
+    const bool bias = given != reader.node->inputs->data[1], in_int8 = found.type == kTfLiteInt8;
+    const bool whole = in_int8 || found.type == kTfLiteInt32;
+    const bool fits =
+        bias ? (found.type == kTfLiteInt32) == made->in_int8 && !in_int8 : in_int8 || (!whole && !made->in_int8);
+    if (!fits) return "its weights are of another type than its maps";
+    const char* problem = found.sparsity == nullptr ? ReadDense(found, entries) : ReadSparse(found, entries);
+    if (problem != nullptr || !in_int8) return problem;
+    made->weights_in_int8 = true;
+    made->needed = found.sparsity != nullptr;
+    return made->in_int8 ? nullptr : Dequantize(tensor, *made, entries);
+  }
+
+  // Weights in int8 of a convolution of maps in float32.
+  const char* Dequantize(int tensor, const Convolution& made, Entries* entries) const {
+    const int filters = made.shape.filters;
+    std::vector<float> scales;
+    int32_t zero = 0;
+    const char* problem = ReadScales(tensor, made.filters_last ? 3 : 0, filters, &scales, &zero);
+    if (problem != nullptr) return problem;
+    if (zero != 0) return "the zero of its weights is not 0";
+    const std::vector<int> dims = DimsOf(Tensor(tensor));
+    const int64_t all = std::accumulate(dims.begin(), dims.end(), int64_t{1}, std::multiplies<>());
+    for (size_t i = 0; i < entries->places.size(); ++i) {
+      const int64_t place = entries->places[i];
+      entries->values[i] *= scales[made.filters_last ? place % filters : place / (all / filters)];
     }
-    return found.sparsity == nullptr ? ReadDense(found, entries) : ReadSparse(found, entries);
+    return nullptr;
   }
 
   static bool Constant(const TfLiteTensor& tensor) {

@@ -23,12 +23,14 @@ struct Int8 {
 
 // Of a convolution, fixed when the model is read; sizes of maps follow when tensors have theirs.
 struct Convolution {
-  bool in_int8;
-  tfc_shape shape;    // without height, width and padding
-  bool same;          // padding
-  bool flat;          // a dense layer: its input is (rows, channels), whatever shape the tensor has
-  bool filters_last;  // in the weights of the file, as depthwise convolutions have it
-  bool keep_dims;     // whether the output of a dense layer has the dimensions of the input but the last
+  bool in_int8;          // its maps
+  bool weights_in_int8;  // in the file
+  bool needed;           // no other runtime runs the file's encoding of its weights
+  tfc_shape shape;       // without height, width and padding
+  bool same;             // padding
+  bool flat;             // a dense layer: its input is (rows, channels), whatever shape the tensor has
+  bool filters_last;     // in the weights of the file, as depthwise convolutions have it
+  bool keep_dims;        // whether the output of a dense layer has the dimensions of the input but the last
   tfc_activation activation;
   std::vector<int32_t> indices;  // as in `tfc_weights`
   std::vector<float> values, bias;

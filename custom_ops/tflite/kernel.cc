@@ -213,7 +213,8 @@ std::vector<Unit> UnitsOf(const std::vector<Step>& steps, const std::vector<Size
   std::vector<Unit> units;
   for (size_t i = 0; i < steps.size(); ++i) {
     const Step& step = steps[i];
-    units.push_back({step.convolution.in_int8, sizes[i].shape, step.convolution.counts, step.input,
+    const Convolution& c = step.convolution;
+    units.push_back({c.in_int8, c.weights_in_int8, c.needed, sizes[i].shape, c.counts, step.input,
                      step.apart ? step.sum : step.output, step.apart ? -1 : step.residual, sizes[i].images});
   }
   return units;

@@ -99,6 +99,7 @@ class Planner {
       double least = seconds;
       size_t best = units_.size();
       for (size_t unit = 0; unit < units_.size(); ++unit) {
+        if (units_[unit].needed) continue;
         taken[unit] = !taken[unit];
         const double other = Seconds(taken);
         if (other < least * (1 - 1e-6)) {
@@ -281,6 +282,12 @@ class Planner {
                                      setting_.threads, &prediction)
                   : tfc_predict(&u.shape, &u.counts, &options, &setting_.machine, setting_.threads, &prediction);
     const bool possible = status == TFC_OK;
+    if (possible && u.dense_in_int8 && !u.in_int8) {
+      const tfc_weight_counts none = {};
+      tfc_prediction other = {};
+      tfc_int8_predict(&u.shape, &none, nullptr, &setting_.int8_machine, setting_.threads, &other);
+      prediction.dense_seconds = other.dense_seconds;
+    }
     return ways_[unit][key] = {possible ? prediction.dense_seconds : 0,
                                possible ? prediction.sparse_seconds : kNever, prediction.kernel, prediction.tiles};
   }

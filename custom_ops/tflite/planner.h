@@ -11,7 +11,8 @@ namespace tfc::tflite {
 
 // A convolution, with the addition that follows it if there is one. Maps have numbers.
 struct Unit {
-  bool in_int8;
+  bool in_int8, dense_in_int8;  // its maps; how others would compute it
+  bool needed;                  // whether it must be taken
   tfc_shape shape;
   tfc_weight_counts counts;
   int32_t input, output;

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from keras import layers
 
-from tfcompress import export
+from tfcompress import _native, export
 from tfcompress._runtimes import conversion
 from tfcompress._runtimes.signature import Signature
 from tfcompress.export import ExportError, inputs, verify
@@ -241,7 +241,7 @@ def test_encodings_that_are_tried(monkeypatch, tmp_path, zeros, quantization, sp
 
 def test_sparse_file_that_is_not_smaller_is_not_used(converted_to, monkeypatch, tmp_path):
     converted_to({False: b"1234", True: b"12345"})
-    proof = verify.Proof(0.0, 0.0, False, latency=None)
+    proof = verify.Proof(0.0, 0.0, False, False, latency=None)
     monkeypatch.setattr(verify, "prove", lambda *args: proof)
     export.tflite(dense_model(zeros=0.9), tmp_path / "model.tflite")
     assert (tmp_path / "model.tflite").read_bytes() == b"1234"
@@ -253,11 +253,33 @@ def test_sparse_file_that_was_insisted_on_and_does_not_run_is_an_error(converted
         export.tflite(dense_model(zeros=0.9), tmp_path / "model.tflite", sparse_encoding=True)
 
 
-def test_sparse_encoding_of_dynamic_int8_is_refused_once_it_does_not_run(tmp_path):
+WITH_DELEGATE = pytest.mark.skipif(_native.path("tflite") is None, reason="the delegate was not built")
+
+
+@WITH_DELEGATE
+@pytest.mark.parametrize("quantization", ["int8", "dynamic_int8"])
+def test_the_smallest_file_of_int8_needs_the_delegate_and_says_so(quantization, tmp_path):
+    data = np.random.default_rng(0).normal(size=(32, 64)).astype("float32")
+    options = {"quantization": quantization, "representative_data": data}
+    dense = export.tflite(dense_model(zeros=0.9), tmp_path / "dense.tflite", **options)
+    sparse = export.tflite(
+        dense_model(zeros=0.9), tmp_path / "sparse.tflite", sparse_encoding=True, **options
+    )
+    assert sparse.needs_delegate and not dense.needs_delegate
+    assert "needs tfcompress.load_delegate()" in str(sparse)
+    assert sparse.size_bytes < 0.65 * dense.size_bytes
+    with pytest.raises(ValueError, match="does not run"):
+        export.run_tflite(sparse.path, data)
+    found = export.run_tflite(sparse.path, data, delegate=True)
+    np.testing.assert_allclose(found, export.run_tflite(dense.path, data), atol=0.02 * np.abs(found).max())
+
+
+def test_a_file_that_needs_the_delegate_is_refused_where_it_was_not_built(monkeypatch, tmp_path):
+    monkeypatch.setattr(_native, "path", lambda name: None)
     check_refused(
         dense_model(zeros=0.9),
         tmp_path / "model.tflite",
-        "does not run.*sparse_encoding='auto' falls back",
+        "Stock interpreters do not run.*was not built.*falls back",
         quantization="dynamic_int8",
         sparse_encoding=True,
     )
@@ -337,10 +359,6 @@ def test_cause_of_a_failed_conversion_is_short():
         ({"quantization": "int8", "representative_data": np.empty((0, 3))}, "data is empty"),
         ({"quantization": "int8", "representative_data": iter([])}, "data is empty"),
         ({"quantization": "int8", "representative_data": 3}, "Expected arrays, a dataset or an iterable"),
-        (
-            {"quantization": "int8", "representative_data": np.ones((2, 3)), "sparse_encoding": True},
-            "sparse_encoding=True does not go with quantization='int8'",
-        ),
         ({"sparse_encoding": "yes"}, "must be 'auto', True or False"),
         ({"data": np.ones((2, 4))}, r"Input 'x' takes arrays of shape \(None, 3\); the data has \(2, 4\)"),
         ({"data": {"y": np.ones((2, 3))}}, "takes 1 input: 'x' .* a dict with the keys 'y'"),

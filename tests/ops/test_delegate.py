@@ -1,15 +1,20 @@
 """The TFLite delegate computes what the stock interpreter does, whatever it takes over."""
 
 import concurrent.futures
-import os
-import subprocess
-import sys
 from unittest import mock
 
 import keras
 import numpy as np
 import pytest
-from delegated import content_of, interpreter, outputs, residual, settings_of_convolutions, thin_out
+from delegated import (
+    content_of,
+    interpreter,
+    outputs,
+    report_on,
+    residual,
+    settings_of_convolutions,
+    thin_out,
+)
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from keras import layers
@@ -234,19 +239,6 @@ def test_deep_networks_are_planned_in_no_time(tmp_path):
     content = content_of(thin_out(keras.Model(i, x), 0.3), tmp_path)
     image = np.zeros((1, 8, 8, 32), "float32")
     close(outputs(interpreter(content, force=False), image), outputs(interpreter(content), image))
-
-
-def report_on(content, tmp_path):
-    path = tmp_path / "model.tflite"
-    path.write_bytes(content)
-    code = (
-        "from ai_edge_litert.interpreter import Interpreter; import tfcompress;"
-        "delegate = tfcompress.load_delegate(force=True, verbosity=2);"
-        f"Interpreter({str(path)!r}, experimental_delegates=[delegate])"
-    )
-    environment = {**os.environ, "TF_CPP_MIN_LOG_LEVEL": "3"}
-    command = [sys.executable, "-c", code]
-    return subprocess.run(command, capture_output=True, text=True, env=environment, check=True).stderr
 
 
 def test_the_report_tells_how_much_is_taken(files, tmp_path):

@@ -90,9 +90,11 @@ def run(runtime: str, path: str, batches: list, threads: int, delegate: Any = No
     return [model(batch) for batch in batches]
 
 
-def prove(runtime: str, path: str, batches: list, first: Any, threads: int, **limits: Any) -> dict:
+def prove(
+    runtime: str, path: str, batches: list, first: Any, threads: int, delegate: Any = None, **limits: Any
+) -> dict:
     """The outputs for each batch, whether weights are stored sparse, and times for the batch `first`."""
-    model = RUNTIMES[runtime](path, threads)
+    model = RUNTIMES[runtime](path, threads, delegate)
     outputs = [model(batch) for batch in batches]
     return {"outputs": outputs, "sparse": model.sparse, **_times([model], [model.timer(first)], **limits)}
 

@@ -21,6 +21,7 @@ class ExportReport:
         format: "tflite" or "saved_model".
         quantization: as asked for; None for float32.
         sparse_encoding: whether the file stores some weights as their nonzero entries only.
+        needs_delegate: whether it runs only in interpreters that have `tfcompress.load_delegate()`.
         size_bytes: of the file, or of all files in the folder.
         gzip_bytes: the same after gzip, file by file.
         float32_bytes: what the weights of the model take as plain float32, for comparison.
@@ -36,6 +37,7 @@ class ExportReport:
     format: str
     quantization: str | None
     sparse_encoding: bool
+    needs_delegate: bool
     size_bytes: int
     gzip_bytes: int
     float32_bytes: int
@@ -72,8 +74,9 @@ class ExportReport:
 
     def __str__(self) -> str:
         encoding = "sparse" if self.sparse_encoding else "dense"
+        needs = "; it needs tfcompress.load_delegate()" * self.needs_delegate
         return (
-            f"{self.path} ({self.format}, {self.quantization or 'unquantized'}, {encoding} encoding)\n"
+            f"{self.path} ({self.format}, {self.quantization or 'unquantized'}, {encoding} encoding{needs})\n"
             f"  size     {self.size_bytes:,} bytes, {self.gzip_bytes:,} with gzip; "
             f"the weights as float32: {self.float32_bytes:,}\n"
             f"  error    {self.max_error:.2g}, {self.relative_error:.2g} of the largest output "

@@ -9,6 +9,7 @@
 True
 """
 
+import contextlib
 import importlib.util
 import pathlib
 import re
@@ -28,6 +29,7 @@ from tfcompress.ops import delegate as delegate_library
 
 QUANTIZATIONS = ("dynamic_int8", "int8", "float16")
 QUANTIZERS = ("converter", "ai_edge")
+WITH_DELEGATE = ("int8", "dynamic_int8")  # stored sparse, these run with the delegate alone
 ENCODED_ZEROS = 0.3  # the converter stores weights with a smaller fraction of zeros densely in any case
 
 
@@ -76,9 +78,9 @@ def tflite(
         sparse_encoding: whether to store only the nonzero entries of weights. "auto" does so if the file
             gets smaller and runs, True wherever the converter can, False never. The file runs everywhere;
             stock interpreters are no faster with it, those with `tfcompress.load_delegate()` are, as they
-            are with zeros that are stored. With "int8" it must not be True, and with "dynamic_int8" True
-            mostly ends in an `ExportError`: the converter writes such files, but stock interpreters do
-            not run them.
+            are with zeros that are stored. True with "int8" and "dynamic_int8" makes the smallest files of
+            all, but stock interpreters do not run them: they need `tfcompress.load_delegate()`, which must
+            have been built, and with which the file is run and compared. `ExportReport.needs_delegate` tells.
         data: the inputs to compare on, in any form that `representative_data` may have. Without it:
             `representative_data`, and without that 8 random examples.
         tolerance: largest relative error that is accepted, instead of those above.
@@ -109,7 +111,7 @@ def tflite(
         samples=samples,
     )
     with verify.staged(path) as temporary:
-        proof = _smallest_that_runs(files, temporary, expected)
+        proof = _smallest_that_runs(files, temporary, expected, quantization)
         facts = {"format": "tflite", "quantization": quantization}
         report = ExportReport.of(stock, path, temporary, expected, proof, **facts)
         temporary.replace(path)
@@ -174,11 +176,6 @@ def _check_options(quantization: str | None, representative_data: Any, sparse_en
         )
     if sparse_encoding not in (True, False, "auto"):
         raise ValueError(f"sparse_encoding must be 'auto', True or False, got {sparse_encoding!r}.")
-    if quantization == "int8" and sparse_encoding is True:
-        raise ValueError(
-            "sparse_encoding=True does not go with quantization='int8': the converter writes such files, but "
-            "the stock interpreters mostly fail to load them. Leave it 'auto': zeros still shrink under gzip."
-        )
 
 
 def _check_quantizer(quantizer: str, quantization: str | None) -> None:
@@ -229,17 +226,35 @@ def _cause(message: str) -> str:
     return message[:600].rstrip(".")
 
 
-def _smallest_that_runs(files: dict[bool, bytes], path: pathlib.Path, expected: Reference) -> Proof:
+def _smallest_that_runs(
+    files: dict[bool, bytes], path: pathlib.Path, expected: Reference, quantization: str | None
+) -> Proof:
     """Writes the sparse file to `path` if there is one, it is smaller and it runs; else the dense one."""
     dense = files.get(False)
-    if dense is None or len(files.get(True, dense)) < len(dense):
+    if dense is None:
         path.write_bytes(files[True])
-        try:
+        return _insisted_on(path, expected, quantization)
+    if len(files.get(True, dense)) < len(dense):
+        path.write_bytes(files[True])
+        with contextlib.suppress(ExportError):
             return verify.prove(path, "litert", expected)
-        except ExportError as error:
-            if dense is None:
-                raise ExportError(
-                    f"{error} sparse_encoding='auto' falls back to the dense encoding."
-                ) from error
     path.write_bytes(dense)
     return verify.prove(path, "litert", expected)
+
+
+def _insisted_on(path: pathlib.Path, expected: Reference, quantization: str | None) -> Proof:
+    """Of a sparse file, which may run with the delegate alone."""
+    try:
+        return verify.prove(path, "litert", expected)
+    except ExportError as error:
+        falls_back = "sparse_encoding='auto' falls back to the dense encoding."
+        if quantization not in WITH_DELEGATE:
+            raise ExportError(f"{error} {falls_back}") from error
+    try:
+        return verify.prove(path, "litert", expected, delegate=delegate_library.specification())
+    except RuntimeError as error:
+        raise ExportError(
+            f"Stock interpreters do not run weights in int8 that are stored sparse. {error} {falls_back}"
+        ) from error
+    except ExportError as error:
+        raise ExportError(f"{error} {falls_back}") from error

@@ -62,6 +62,7 @@ class Proof:
     max_error: float
     relative_error: float
     sparse_encoding: bool
+    needs_delegate: bool
     latency: Latency
 
 
@@ -90,8 +91,14 @@ def reference(
     return Reference(signature, batches, outputs, source, tolerance, HINTS[quantization])
 
 
-def prove(path: pathlib.Path, runtime: str, expected: Reference) -> Proof:
+def prove(path: pathlib.Path, runtime: str, expected: Reference, *, delegate: Any = None) -> Proof:
     """Runs the file in a process of its own, and compares and times it.
+
+    Args:
+        path: the file, or the folder of a SavedModel.
+        runtime: "litert" or "saved_model".
+        expected: what to compare it with.
+        delegate: the library and the options of the one that it runs with; None for the stock runtime.
 
     Raises:
         ExportError: it does not run, or its outputs differ by more than the tolerance.
@@ -111,12 +118,14 @@ def prove(path: pathlib.Path, runtime: str, expected: Reference) -> Proof:
             path=str(path.resolve()),
             batches=batches[:-1],
             first=batches[-1],
+            delegate=delegate,
             **TIMING,
         )
     except process.ChildError as error:
         raise ExportError(f"The file does not run. {error}") from error
     latency = Latency.of(answer["times_ms"][0], batch=rows, threads=THREADS, runtime=answer["version"])
-    return Proof(*compare(expected, answer["outputs"]), answer["sparse"], latency)
+    errors = compare(expected, answer["outputs"])
+    return Proof(*errors, answer["sparse"], delegate is not None, latency)
 
 
 def compare(expected: Reference, found: list) -> tuple[float, float]:
