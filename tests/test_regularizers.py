@@ -139,12 +139,61 @@ def test_masks_and_zeroed_groups_agree():
     assert (lasso.mask(kernel) == mask).all()
 
 
+BLOCKED = st.tuples(*[st.integers(1, 3)] * 5).flatmap(
+    lambda sizes: st.tuples(
+        arrays.arrays(
+            "float32",
+            (sizes[0], sizes[1] * sizes[2], sizes[3] * sizes[4]),
+            elements=st.floats(-4, 4, width=16).map(lambda x: round(x, 2)),
+        ),
+        st.just((sizes[4], sizes[2])),
+    )
+)
+
+
+def blocks_of(kernel: np.ndarray, block: tuple[int, int]) -> list[np.ndarray]:
+    """Views of the blocks of (outputs, inputs) of a kernel (taps, channels, outputs)."""
+    rows, columns = block
+    taps, channels, outputs = kernel.shape
+    return [
+        kernel[t, c : c + columns, n : n + rows]
+        for t in range(taps)
+        for c in range(0, channels, columns)
+        for n in range(0, outputs, rows)
+    ]
+
+
+@given(case=BLOCKED, step=st.floats(0.01, 2))
+def test_blocks_are_groups(case, step):
+    kernel, block = case
+    lasso = GroupLasso("blocks", 0.5, block=block)
+    norms = [np.linalg.norm(part) for part in blocks_of(kernel, block)]
+    np.testing.assert_allclose(float(lasso(kernel)), 0.5 * sum(norms), rtol=1e-5, atol=1e-6)
+    np.testing.assert_allclose(np.sort(lasso.norms(kernel)), np.sort(norms), rtol=1e-5, atol=1e-6)
+    after = ops.convert_to_numpy(lasso.proximal(kernel, step))
+    for part, norm in zip(blocks_of(after, block), norms, strict=True):
+        if abs(norm - 0.5 * step) > 1e-4:
+            assert part.any() == (norm > 0.5 * step)
+    mask = lasso.mask(kernel)
+    assert all(part.all() == (norm > 0) for part, norm in zip(blocks_of(mask, block), norms, strict=True))
+
+
+def test_blocks_of_a_grouped_convolution_are_of_one_group():
+    kernel = np.random.default_rng(0).normal(size=(3, 3, 4, 12)).astype("float32")
+    whole = GroupLasso("blocks", 1.0, conv_groups=3, block=(2, 4))
+    parts = [GroupLasso("blocks", 1.0, block=(2, 4))(part) for part in np.split(kernel, 3, axis=-1)]
+    np.testing.assert_allclose(float(whole(kernel)), float(sum(parts)), rtol=1e-6)
+    with pytest.raises(ValueError, match="Blocks of .8, 4. .outputs, inputs. in 3 conv.* do not divide 12"):
+        GroupLasso("blocks", conv_groups=3, block=(8, 4))(kernel)
+
+
 # ------------------------------------------------------------------ Keras
 
 
 @pytest.mark.parametrize(
     "penalty",
     [
+        GroupLasso("blocks", 0.02, block=(3, 2)),
         GroupLasso("shapes", 0.02, size_scaling="sqrt", outputs=-2, channels=-1),
         Sum([GroupLasso("filters", 0.02), keras.regularizers.L2(0.1)]),
     ],
@@ -186,6 +235,14 @@ def test_strength_counts_from_the_next_step_without_compiling_anew():
         (lambda: GroupLasso(size_scaling="size"), "None or 'sqrt'"),
         (lambda: GroupLasso(conv_groups=0), "must be 1 or more"),
         (lambda: GroupLasso(conv_groups=2, outputs=(-2, -1), channels=()), "one axis runs over the outputs"),
+        (lambda: GroupLasso("blocks"), "needs block=.outputs, inputs., such as .16, 4., got None"),
+        (lambda: GroupLasso("blocks", block=(16, 0)), "got .16, 0."),
+        (lambda: GroupLasso("filters", block=(16, 4)), "goes with groups='blocks', not with 'filters'"),
+        (lambda: GroupLasso("blocks", block=(2, 4))(np.zeros((3, 2))), "do not divide 3 channels"),
+        (
+            lambda: GroupLasso("blocks", block=(2, 1), outputs=(-2, -1), channels=())(np.zeros((2, 2))),
+            "Blocks need one axis of outputs",
+        ),
         (lambda: GroupLasso()(np.zeros(3)), "A kernel of 1 axes"),
         (lambda: GroupLasso(outputs=-2)(np.zeros((3, 3))), "Say which axes"),
         (lambda: GroupLasso(conv_groups=2)(np.zeros((3, 3))), "do not divide 3 outputs"),

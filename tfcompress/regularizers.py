@@ -8,6 +8,7 @@ layout of each.
 """
 
 import math
+import numbers
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -18,12 +19,14 @@ from keras import ops
 from tfcompress._arrays import to_numpy
 from tfcompress._registry import near_miss
 
-# What one group runs over. With convolution groups the outputs are two axes: "conv", then "outputs".
+# What one group runs over. With convolution groups the outputs are two axes: "conv", then "outputs". With
+# blocks outputs and channels each are two: "block", and what is in it.
 _SPANS = {
     "filters": {"taps", "channels"},
     "channels": {"taps", "outputs"},
     "shapes": {"outputs"},
     "depth": {"taps", "channels", "outputs", "conv"},
+    "blocks": {"channels", "outputs"},
 }
 GROUPS = tuple(_SPANS)
 _SCALES: dict[str | None, Callable[[int], float]] = {None: lambda size: 1.0, "sqrt": math.sqrt}
@@ -44,6 +47,10 @@ class GroupLasso(keras.regularizers.Regularizer):
       empty ones out. In a convolution with groups each has columns of its own.
     * `"depth"`: the whole kernel; only where a shortcut goes around the layer.
 
+    And for kernels that leave out blocks, such as those of `tfcompress.load_delegate`:
+
+    * `"blocks"`: `block=(outputs, inputs)` neighbouring entries of the matrix: `(16, 4)`, `(1, 4)`.
+
     Rows and columns together: `Sum([GroupLasso("filters"), GroupLasso("shapes")])`.
 
     The gradient of a group is `strength * scale * w_g / ||w_g||_2`, exactly, and 0 where the group is
@@ -52,7 +59,7 @@ class GroupLasso(keras.regularizers.Regularizer):
     penalty.
 
     Args:
-        groups: one of the four.
+        groups: one of the five.
         strength: the factor, called lambda_g in the paper; 1e-3 is that of its AlexNet. It can be
             set while the model trains: on TensorFlow it counts from the next step on, on JAX after
             `model.make_train_function(force=True)`, as `callbacks.ReachSparsity` calls it.
@@ -63,13 +70,15 @@ class GroupLasso(keras.regularizers.Regularizer):
             are those of Dense and Conv; a transposed convolution has `outputs=-2, channels=-1`, a
             depthwise one `outputs=(-2, -1), channels=()`.
         conv_groups: the convolution's `groups`.
+        block: of `"blocks"`, how many outputs and input channels are in one.
 
     Shapes:
         kernel: any, two axes or more. Result: scalar.
 
     Raises:
-        ValueError: the groups or the scaling are unknown, the strength is negative or not finite;
-            when called: the kernel lacks an axis, or it has no channels of its own to group by.
+        ValueError: the groups or the scaling are unknown, the strength is negative or not finite, blocks
+            have no sizes; when called: the kernel lacks an axis, it has no channels of its own to group by,
+            or blocks do not divide it.
 
     Departs from the paper: squares below what the dtype can hold count as zero (in float32, weights
     below 1e-19).
@@ -92,9 +101,11 @@ class GroupLasso(keras.regularizers.Regularizer):
         outputs: int | Sequence[int] = -1,
         channels: int | Sequence[int] = -2,
         conv_groups: int = 1,
+        block: Sequence[int] | None = None,
     ):
         if groups not in _SPANS:
             raise ValueError(near_miss("groups", groups, GROUPS))
+        self.block = _checked_block(groups, block)
         if size_scaling not in _SCALES:
             raise ValueError(f"size_scaling must be None or 'sqrt', got {size_scaling!r}.")
         self.groups, self.size_scaling, self.conv_groups = groups, size_scaling, conv_groups
@@ -184,6 +195,7 @@ class GroupLasso(keras.regularizers.Regularizer):
             "outputs": list(self.outputs),
             "channels": list(self.channels),
             "conv_groups": self.conv_groups,
+            "block": None if self.block is None else list(self.block),
         }
 
     def _scale(self, split_shape: Sequence[int]) -> float:
@@ -207,24 +219,36 @@ class GroupLasso(keras.regularizers.Regularizer):
         return (split > threshold).any(axis=self._spanned(split.ndim), keepdims=True)
 
     def _split(self, kernel: Any) -> Any:
-        """The kernel with an axis of their own for convolution groups, in front of the outputs."""
+        """The kernel with axes of their own for convolution groups and for what is in a block."""
         shape = tuple(kernel.shape)
         split = self._split_shape(shape)
         return kernel if split == shape else ops.reshape(kernel, split)
 
     def _split_shape(self, shape: tuple[int, ...]) -> tuple[int, ...]:
-        if self.conv_groups == 1:
-            return shape
-        axis = self.outputs[0] % len(shape)
-        size, rest = divmod(shape[axis], self.conv_groups)
+        axes = zip(shape, self._roles(len(shape)), strict=True)
+        return tuple(part for size, role in axes for part in self._sizes(size, role))
+
+    def _sizes(self, size: int, role: str) -> list[int]:
+        """What an axis of this size is split into."""
+        outer = [self.conv_groups] if role == "outputs" and self.conv_groups > 1 else []
+        inner = [self.block[role == "channels"]] if self.block and role in _SPANS["blocks"] else []
+        middle, rest = divmod(size, math.prod(outer + inner))
         if rest:
-            raise ValueError(f"{self.conv_groups} convolution groups do not divide {shape[axis]} outputs.")
-        return (*shape[:axis], self.conv_groups, size, *shape[axis + 1 :])
+            blocks = f"Blocks of {self.block} (outputs, inputs)" if inner else ""
+            conv = f"{self.conv_groups} convolution groups" if outer else ""
+            raise ValueError(f"{' in '.join(filter(None, (blocks, conv)))} do not divide {size} {role}.")
+        return [*outer, middle, *inner]
 
     def _spanned(self, rank: int) -> tuple[int, ...]:
         """The axes of the split kernel that one group runs over."""
-        roles = self._roles(rank - (self.conv_groups > 1))
-        return tuple(axis for axis, role in enumerate(roles) if role in _SPANS[self.groups])
+        whole = rank - (self.conv_groups > 1) - 2 * (self.block is not None)
+        names = [name for role in self._roles(whole) for name in self._names(role)]
+        return tuple(axis for axis, name in enumerate(names) if name in _SPANS[self.groups])
+
+    def _names(self, role: str) -> list[str]:
+        """Of what an axis is split into."""
+        outer = ["conv"] if role == "outputs" and self.conv_groups > 1 else []
+        return [*outer, *(["block"] if self.block and role in _SPANS["blocks"] else []), role]
 
     def _roles(self, rank: int) -> list[str]:
         axes = [axis + rank if axis < 0 else axis for axis in (*self.outputs, *self.channels)]
@@ -238,11 +262,13 @@ class GroupLasso(keras.regularizers.Regularizer):
                 "This kernel has no axis of input channels: each output has one of its own, as in a "
                 "depthwise convolution. Use groups='filters'."
             )
+        if self.block and (len(self.outputs), len(self.channels)) != (1, 1):
+            raise ValueError(
+                f"Blocks need one axis of outputs and one of channels, got outputs={self.outputs} and "
+                f"channels={self.channels}. Leave the layer out."
+            )
         named = dict.fromkeys(axes, "channels") | dict.fromkeys(axes[: len(self.outputs)], "outputs")
-        roles = [named.get(axis, "taps") for axis in range(rank)]
-        if self.conv_groups > 1:
-            roles.insert(axes[0], "conv")
-        return roles
+        return [named.get(axis, "taps") for axis in range(rank)]
 
 
 @keras.saving.register_keras_serializable(package="tfcompress")
@@ -306,6 +332,17 @@ def lassos(penalty: Any) -> list[GroupLasso]:
         return [penalty]
     inner = [*getattr(penalty, "members", ()), getattr(penalty, "penalty", None)]
     return [lasso for part in inner if part is not None for lasso in lassos(part)]
+
+
+def _checked_block(groups: str, block: Sequence[int] | None) -> tuple[int, int] | None:
+    if groups != "blocks" and block is not None:
+        raise ValueError(f"block={block!r} goes with groups='blocks', not with {groups!r}.")
+    if groups != "blocks":
+        return None
+    sizes = tuple(block) if isinstance(block, Sequence) else ()
+    if len(sizes) != 2 or not all(isinstance(size, numbers.Integral) and size > 0 for size in sizes):
+        raise ValueError(f"groups='blocks' needs block=(outputs, inputs), such as (16, 4), got {block!r}.")
+    return int(sizes[0]), int(sizes[1])
 
 
 def _axes(axes: int | Sequence[int]) -> tuple[int, ...]:

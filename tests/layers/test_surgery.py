@@ -45,6 +45,45 @@ def test_entries_between_the_thresholds_keep_the_mask_they_have():
         assert mask.tolist() == [[False, start, start, start, True]] * 2
 
 
+BLOCKS = st.sampled_from([(2, 1), (1, 3), (2, 3)])
+
+
+@given(kernel=arrays.arrays("float32", (6, 4), elements=st.floats(-4, 4, width=16)), block=BLOCKS)
+def test_blocks_are_cut_whole_by_what_stands_for_them(kernel, block):
+    rule = DynamicNetworkSurgery(0.0, block=block, pool="max", **ALWAYS)
+    masked = masked_weight(kernel, rule)
+    [mask] = rule.update([masked], 0)
+    rows, columns = block  # of outputs and of inputs, which are the last axis and the first
+    tiles = np.abs(kernel.T).reshape(4 // rows, rows, 6 // columns, columns).max(axis=(1, 3))
+    alive = tiles[tiles > 0]
+    centre = array(masked.memory["centre"])
+    np.testing.assert_allclose(centre, alive.mean() if alive.size else 0, rtol=1e-5)
+    expected = np.repeat(np.repeat(tiles > 0.9 * float(centre), rows, 0), columns, 1).T
+    np.testing.assert_array_equal(mask, expected)
+
+
+def test_blocks_between_the_thresholds_keep_the_mask_they_have():
+    rule = DynamicNetworkSurgery(block=(1, 2), **ALWAYS)
+    masked = masked_weight(np.array([[0.5, 1.0, 3.0], [0.5, 1.0, 1.0]], "float32"), rule)
+    masked.memory["centre"].assign(1.0)
+    for start in (True, False):
+        masked.mask.assign(np.full((2, 3), start))
+        [mask] = rule.update([masked], 0)
+        assert mask.tolist() == [[False, start, True]] * 2
+
+
+def test_blocks_must_divide_and_leave_biases_alone():
+    with pytest.raises(ValueError, match="Blocks of .16, 4. .outputs, inputs. do not divide"):
+        wrap(
+            keras.Sequential([keras.Input((6,)), keras.layers.Dense(16)]),
+            DynamicNetworkSurgery(block=(16, 4)),
+        )
+    with pytest.raises(ValueError, match="no block with it"):
+        DynamicNetworkSurgery(block=(1, 4), mask_bias=True)
+    with pytest.raises(ValueError, match="block is a tuple of two positive whole numbers"):
+        DynamicNetworkSurgery(block=(0, 4))
+
+
 def test_thresholds_are_those_of_the_first_update():
     rule = DynamicNetworkSurgery(0.0, **ALWAYS)
     masked = masked_weight(np.arange(1.0, 31.0).reshape(6, 5), rule)

@@ -24,12 +24,14 @@ SHAPES = [
 def machine(monkeypatch):
     """One that is not measured: a dense multiply-add takes 0.01 ns, a step of any kind 1 ns."""
     steps = (1e-9,) * cost._STEPS
-    monkeypatch.setattr(cost, "measure_machine", lambda: cost.Machine(1e11, steps))
+    monkeypatch.setattr(cost, "measure_machine", lambda dtype: cost.Machine(1e11, steps))
 
 
+@pytest.mark.parametrize("dtype", cost.DTYPES)
 @pytest.mark.parametrize("shape", SHAPES)
-def test_fewer_weights_never_take_longer_and_dense_time_does_not_depend_on_them(shape):
-    found = [cost.predict(shape, weights=count) for count in range(0, shape.weights, shape.weights // 7)]
+def test_fewer_weights_never_take_longer_and_dense_time_does_not_depend_on_them(shape, dtype):
+    counts = range(0, shape.weights, shape.weights // 7)
+    found = [cost.predict(shape, weights=count, dtype=dtype) for count in counts]
     times = [each.sparse_ms for each in found]
     assert times == sorted(times)
     assert len({each.dense_ms for each in found}) == 1
@@ -50,6 +52,21 @@ def test_a_dense_layer_of_one_image_waits_for_its_weights():
 
 def test_kernels_end_with_those_that_every_processor_has():
     assert cost.kernels()[-2:] == ["lanes_portable", "blocks_portable"]
+
+
+def test_kernels_of_int8_are_others():
+    assert cost.kernels("int8")[-2:] == ["int8_lanes_portable", "int8_blocks_portable"]
+
+
+def test_in_int8_words_count_of_which_four_weights_are_one():
+    rng = np.random.default_rng(0)
+    kept = rng.random((3, 3, 16, 96)) < 0.1
+    words = np.repeat(kept, 4, axis=2)
+    alone = words & (np.arange(64) % 4 == 0)[:, None]  # one weight of each word
+    found, expected = (cost.predict(SHAPE, each, dtype="int8").sparse_ms for each in (alone, words))
+    assert found == expected
+    scattered = rng.random(words.shape) < alone.mean()
+    assert cost.predict(SHAPE, scattered, dtype="int8").sparse_ms >= expected
 
 
 def test_threads_share_the_work():
@@ -85,7 +102,7 @@ def test_in_the_window_sparse_is_faster_and_more_zeros_help(shape):
 
 def test_a_layer_that_is_never_faster_has_no_window(monkeypatch):
     slow = cost.Machine(1e15, (1e-9,) * cost._STEPS)
-    monkeypatch.setattr(cost, "measure_machine", lambda: slow)
+    monkeypatch.setattr(cost, "measure_machine", lambda dtype: slow)
     assert cost.useful_window(SHAPE) is None
 
 
@@ -96,6 +113,7 @@ def test_a_layer_that_is_never_faster_has_no_window(monkeypatch):
         ({"kernel": np.ones((3, 3, 64, 95))}, r"must have the shape \(3, 3, 64, 96\), got \(3, 3, 64, 95\)"),
         ({"weights": -1}, "got -1"),
         ({"weights": 5, "threads": 0}, "threads must be"),
+        ({"weights": 5, "dtype": "int4"}, "dtype must be one of .'float32', 'int8'., got 'int4'"),
     ],
 )
 def test_arguments_that_do_not_fit_are_refused(given, message):
@@ -114,13 +132,14 @@ def test_an_unknown_padding_is_refused():
         dataclasses.replace(SHAPE, padding="full")
 
 
-def test_a_machine_is_measured_once_and_what_is_not_sound_is_measured_again(monkeypatch, tmp_path):
+@pytest.mark.parametrize("dtype", cost.DTYPES)
+def test_a_machine_is_measured_once_and_what_is_not_sound_is_measured_again(monkeypatch, tmp_path, dtype):
     monkeypatch.undo()
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     measure = cost.measure_machine.__wrapped__
-    machine = measure()
+    machine = measure(dtype)
     (file,) = (tmp_path / "tfcompress").iterdir()
-    assert measure() == machine
+    assert measure(dtype) == machine
     for content in (
         "",
         "{",
@@ -128,7 +147,7 @@ def test_a_machine_is_measured_once_and_what_is_not_sound_is_measured_again(monk
         json.dumps({"dense": -1, "steps": [0] * 17}),
     ):
         file.write_text(content)
-        assert measure().dense > 0
+        assert measure(dtype).dense > 0
         assert json.loads(file.read_text())["dense"] > 0
 
 

@@ -89,7 +89,7 @@ def test_any_branches_are_right_whatever_of_them_is_taken(tmp_path_factory, data
     machine = cost.Machine(data.draw(st.floats(1e8, 1e12)), tuple(costs))
     x = np.random.default_rng(0).normal(size=(2, 9, 11, 8)).astype("float32")
     expected = outputs(interpreter(content), x)
-    with mock.patch.object(cost, "measure_machine", lambda: machine):
+    with mock.patch.object(cost, "measure_machine", lambda dtype="float32": machine):
         for force in True, False:
             close(outputs(interpreter(content, force=force), x), expected)
 

@@ -12,9 +12,8 @@ import numpy as np
 from tfcompress import schedules
 from tfcompress._kernels import Layout
 from tfcompress._ranking import largest
+from tfcompress.layers.blocked import Blocks, check_choice, check_pair
 from tfcompress.layers.rules import MaskedWeight, MaskRule
-
-POOLS: dict[str, Callable] = {"mean": np.mean, "max": np.max}
 
 
 @keras.saving.register_keras_serializable(package="tfcompress")
@@ -34,7 +33,8 @@ class MagnitudePruning(MaskRule):
             layers with larger weights lose less; no kernel keeps less than `floor`.
         block: mask blocks of `(outputs, inputs)` entries of the kernel as a matrix, whose rows are
             outputs and whose columns are taps and input channels, channels running fastest: `(16, 1)`,
-            `(1, 4)`. A block is ranked by its pooled magnitude.
+            `(1, 4)`. A block is ranked by its pooled magnitude. The native convolutions leave out `(16, 1)`
+            in float32 and `(1, 4)` and `(16, 4)` in int8.
         pool: `"mean"` or `"max"`, of the magnitudes in a block.
         n_of_m: `(n, m)`: of every `m` consecutive input channels of an output and tap, the `n` largest stay.
         floor: the smallest share of a kernel's entries that a global ranking leaves.
@@ -54,9 +54,8 @@ class MagnitudePruning(MaskRule):
     floor: float = 0.01
 
     def __post_init__(self) -> None:
-        _check_choice("scope", self.scope, COUNTS)
-        _check_choice("pool", self.pool, POOLS)
-        _check_pair("block", self.block)
+        check_choice("scope", self.scope, COUNTS)
+        Blocks(self.block, self.pool)
         if not isinstance(self.floor, numbers.Real) or not 0 <= self.floor <= 1:
             raise ValueError(f"floor must be a share in [0, 1], got {self.floor!r}.")
         if self.n_of_m is not None:
@@ -64,7 +63,7 @@ class MagnitudePruning(MaskRule):
         schedules.get(self._sparsity)
 
     def _check_n_of_m(self) -> None:
-        _check_pair("n_of_m", self.n_of_m)
+        check_pair("n_of_m", self.n_of_m)
         n, m = self.n_of_m  # type: ignore[misc]
         if n > m:
             raise ValueError(f"n_of_m=(n, m) keeps n of every m entries, and cannot keep {n} of {m}.")
@@ -87,6 +86,10 @@ class MagnitudePruning(MaskRule):
         return self.sparsity
 
     @property
+    def _blocks(self) -> Blocks:
+        return Blocks(self.block, self.pool)
+
+    @property
     def schedule(self) -> schedules.Schedule:
         return schedules.get(self._sparsity)
 
@@ -94,13 +97,8 @@ class MagnitudePruning(MaskRule):
         return self.schedule.next_update(step)
 
     def check(self, path: str, shape: tuple[int, ...], layout: Layout) -> None:
-        outputs, _, channels = layout.sizes(shape)
-        if outputs % self.block[0] or channels % self.block[1]:
-            raise ValueError(
-                f"Blocks of {self.block} (outputs, inputs) do not divide '{path}', which has {outputs} "
-                f"outputs and {channels} input channels. Leave the layer out with exclude=, or choose "
-                "another block."
-            )
+        self._blocks.check(path, shape, layout)
+        channels = layout.sizes(shape)[2]
         if self.n_of_m is not None and channels % self.n_of_m[1]:
             raise ValueError(
                 f"n_of_m={self.n_of_m} needs input channels in multiples of {self.n_of_m[1]}, '{path}' has "
@@ -111,8 +109,9 @@ class MagnitudePruning(MaskRule):
         if self.n_of_m is not None:
             return [self._n_of_m_mask(weight) for weight in masked]
         counts = COUNTS[self.scope](self, masked, schedules.check_sparsity(self.schedule(step)))
+        blocks = self._blocks
         pairs = zip(masked, counts, strict=True)  # one at a time: scores take more memory than masks
-        return [self._spread(largest(self._scores(weight), count), weight) for weight, count in pairs]
+        return [blocks.spread(largest(blocks.scores(weight), count), weight) for weight, count in pairs]
 
     def _counts_alike(self, masked: Sequence[MaskedWeight], sparsity: float) -> list[int]:
         """How many entries, or blocks, of each weight stay; at least one."""
@@ -121,7 +120,7 @@ class MagnitudePruning(MaskRule):
 
     def _counts_together(self, masked: Sequence[MaskedWeight], sparsity: float) -> list[int]:
         """The same by one ranking of all."""
-        scores = [self._scores(weight) for weight in masked]
+        scores = [self._blocks.scores(weight) for weight in masked]
         entries = np.concatenate([values.ravel() for values in scores])
         kept = largest(entries, entries.size - round(sparsity * entries.size))
         starts = np.cumsum([0, *(values.size for values in scores)])
@@ -129,23 +128,6 @@ class MagnitudePruning(MaskRule):
             max(1, round(self.floor * values.size), int(kept[start : start + values.size].sum()))
             for values, start in zip(scores, starts, strict=False)
         ]
-
-    def _scores(self, masked: MaskedWeight) -> np.ndarray:
-        """The magnitude of every entry, or `(block rows, block columns)` of every block."""
-        magnitudes = np.abs(masked.value)
-        if self.block == (1, 1):
-            return magnitudes
-        rows, columns = self.block
-        lowered = masked.layout.lower(magnitudes).reshape(-1, magnitudes.size // _outputs(masked))
-        tiles = lowered.reshape(lowered.shape[0] // rows, rows, lowered.shape[1] // columns, columns)
-        return POOLS[self.pool](tiles, axis=(1, 3))
-
-    def _spread(self, kept: np.ndarray, masked: MaskedWeight) -> np.ndarray:
-        """From a mask of blocks to one of entries."""
-        if self.block == (1, 1):
-            return kept
-        entries = np.repeat(np.repeat(kept, self.block[0], axis=0), self.block[1], axis=1)
-        return masked.layout.lift(entries, tuple(masked.weight.shape))
 
     def _n_of_m_mask(self, masked: MaskedWeight) -> np.ndarray:
         n, m = self.n_of_m  # type: ignore[misc]
@@ -161,22 +143,3 @@ COUNTS: dict[str, Callable] = {
     "layer": MagnitudePruning._counts_alike,
     "global": MagnitudePruning._counts_together,
 }
-
-
-def _outputs(masked: MaskedWeight) -> int:
-    return masked.layout.sizes(tuple(masked.weight.shape))[0]
-
-
-def _check_choice(kind: str, value: Any, choices: Any) -> None:
-    if value not in choices:
-        raise ValueError(f"{kind} must be one of {list(choices)}, got {value!r}.")
-
-
-def _check_pair(kind: str, pair: Any) -> None:
-    whole = (
-        isinstance(pair, tuple)
-        and len(pair) == 2
-        and all(isinstance(size, int) and size > 0 for size in pair)
-    )
-    if not whole:
-        raise ValueError(f"{kind} is a tuple of two positive whole numbers, got {pair!r}.")

@@ -10,6 +10,8 @@ import keras
 import numpy as np
 
 from tfcompress._arrays import to_numpy
+from tfcompress._kernels import Layout
+from tfcompress.layers.blocked import Blocks
 from tfcompress.layers.rules import MaskedWeight, MaskRule
 from tfcompress.schedules import check_sparsity
 
@@ -52,8 +54,13 @@ class DynamicNetworkSurgery(MaskRule):
         mask_bias: mask biases, too. As in the code of the authors all that is masked in a layer, kernels and
             bias, then has one mean, one deviation and one draw.
 
+        block: cut and splice blocks of `(outputs, inputs)` entries, as `MagnitudePruning` has them, in the
+            place of single ones; `|w|` is then the pooled magnitude of a block. Ours, and not together with
+            `mask_bias`.
+        pool: `"mean"` or `"max"`, of the magnitudes in a block.
+
     Raises:
-        ValueError: gamma, power or stop is negative, or sparsity outside [0, 1).
+        ValueError: gamma, power or stop is negative, sparsity outside [0, 1), or block and pool are none.
 
     Reference: Guo, Yao & Chen, Dynamic Network Surgery for Efficient DNNs, NIPS 2016.
     """
@@ -68,8 +75,12 @@ class DynamicNetworkSurgery(MaskRule):
     stop: int = 10_000
     seed: int = 0
     mask_bias: bool = False
+    block: tuple[int, int] = (1, 1)
+    pool: str = "mean"
 
     def __post_init__(self) -> None:
+        if not self._blocks.single and self.mask_bias:
+            raise ValueError("mask_bias masks single entries of a bias: no block with it.")
         if self.sparsity is not None:
             check_sparsity(self.sparsity)
         for name in ("c_rate", "gamma", "power", "stop"):
@@ -82,6 +93,13 @@ class DynamicNetworkSurgery(MaskRule):
             raise ValueError(
                 "stop=0 ends the surgery before it begins; give the step at which masks are final."
             )
+
+    @property
+    def _blocks(self) -> Blocks:
+        return Blocks(self.block, self.pool)
+
+    def check(self, path: str, shape: tuple[int, ...], layout: Layout) -> None:
+        self._blocks.check(path, shape, layout)
 
     def next_update(self, step: int) -> int | None:
         return step if step < self.stop else None
@@ -111,10 +129,11 @@ class DynamicNetworkSurgery(MaskRule):
         return [list(part) for _, part in layers]
 
     def _operated(self, part: list[MaskedWeight]) -> list[np.ndarray]:
-        magnitudes = [np.abs(weight.value) for weight in part]
+        blocks = self._blocks
+        magnitudes = [blocks.scores(weight) for weight in part]
         centre = self._centre(part, magnitudes)
         return [
-            np.where(values <= 0.9 * centre, False, np.where(values > 1.1 * centre, True, weight.kept))
+            blocks.spread(_cut(values, centre, blocks.kept(weight)), weight)
             for values, weight in zip(magnitudes, part, strict=True)
         ]
 
@@ -131,3 +150,8 @@ class DynamicNetworkSurgery(MaskRule):
         if self.sparsity is None:
             return max(0.0, live.mean() + self.c_rate * live.std())
         return np.quantile(live, self.sparsity) / 0.9
+
+
+def _cut(magnitudes: np.ndarray, centre: float, kept: np.ndarray) -> np.ndarray:
+    """Eq. 4."""
+    return np.where(magnitudes <= 0.9 * centre, False, np.where(magnitudes > 1.1 * centre, True, kept))

@@ -33,6 +33,7 @@ _POINTWISE: dict[str, Any] = {
 }
 _STEPS = 21
 _LANES = 16  # filters of a block
+DTYPES = {"float32": 1, "int8": 4}  # neighbouring channels that one step multiplies
 _OK = 0
 
 
@@ -126,14 +127,22 @@ class Machine:
         return ",".join(repr(number) for number in (self.dense, *self.steps))
 
 
-def predict(shape: ConvShape, kernel: Any = None, *, weights: int | None = None, threads: int = 1) -> Cost:
+def predict(
+    shape: ConvShape,
+    kernel: Any = None,
+    *,
+    weights: int | None = None,
+    threads: int = 1,
+    dtype: str = "float32",
+) -> Cost:
     """Predicts how long a convolution takes, dense and sparse.
 
     The prediction counts the steps of the sparse convolution, as its plan would have them (loads, multiply-
     adds, what brings pixels into lanes and back), and multiplies each by what it takes on this machine,
     `measure_machine`. Dense it is the multiply-adds of full tiles at 95 % of the processor's speed, which
     is what XNNPACK reaches, or what reading the weights takes where that is longer: weights that fit in the
-    second-level cache count as read.
+    second-level cache count as read. In int8 it is what XNNPACK was seen to take per multiply-add and per
+    output.
 
     Args:
         shape: the convolution.
@@ -141,27 +150,29 @@ def predict(shape: ConvShape, kernel: Any = None, *, weights: int | None = None,
             are counted. Or
         weights: how many are not zero, at random places.
         threads: how many threads would compute.
+        dtype: of maps and weights, "float32" or "int8".
 
     Raises:
-        ValueError: the kernel does not fit the shape, it has fewer weights, or the shape makes no
-            convolution.
+        ValueError: the kernel does not fit the shape, it has fewer weights, the shape makes no
+            convolution, or the dtype is another.
         RuntimeError: the native core was not built.
     """
+    _check_dtype(dtype)
     if kernel is not None:
         kernel = np.asarray(kernel)
         expected = (*shape.kernel_size, shape.channels // shape.groups, shape.filters)
         if kernel.shape != expected:
             raise ValueError(f"The kernel of {shape} must have the shape {expected}, got {kernel.shape}.")
-        counts = _counted(shape, kernel)
+        counts = _counted(shape, kernel, dtype)
     elif not isinstance(weights, numbers.Integral) or not 0 <= weights <= shape.weights:
         raise ValueError(
             f"predict needs a kernel, or how many of {shape.weights} weights are not zero, got {weights!r}."
         )
     else:
-        counts = _at_random(shape, weights)
+        counts = _at_random(shape, weights, dtype)
     if not isinstance(threads, numbers.Integral) or threads < 1:
         raise ValueError(f"threads must be a whole number of at least 1, got {threads!r}.")
-    found = _predict(shape, counts, int(threads), measure_machine())
+    found = _predict(shape, counts, int(threads), measure_machine(dtype), dtype)
     return Cost(1000 * found.dense_seconds, 1000 * found.sparse_seconds)
 
 
@@ -198,50 +209,56 @@ def _most_weights(shape: ConvShape, holds: Callable[[int], bool]) -> int:
 
 
 @functools.cache
-def measure_machine() -> Machine:
-    """Returns how fast this machine is: from a file of an earlier measurement, else measured.
+def measure_machine(dtype: str = "float32") -> Machine:
+    """Returns how fast this machine is, from a file of an earlier measurement, else measured.
 
     The file is in the user's cache folder (`$XDG_CACHE_HOME`, else `~/.cache`), one for each kind of
     processor and build of the core, so that all processes decide alike. Delete it to measure again.
 
     Raises:
+        ValueError: the dtype is neither "float32" nor "int8".
         RuntimeError: the native core was not built.
     """
+    _check_dtype(dtype)
     _core()
-    file = _cache_file()
+    file = _cache_file(dtype)
     known = _read(file)
     if known is not None:
         return known
-    machine = measure()
+    machine = measure(dtype)
     _write(file, machine)
     return machine
 
 
-def measure() -> Machine:
+def measure(dtype: str = "float32") -> Machine:
     """Measures this machine now, which takes some tenths of a second.
 
     Raises:
+        ValueError: the dtype is neither "float32" nor "int8".
         RuntimeError: the native core was not built.
     """
+    _check_dtype(dtype)
     found = _Machine()
-    _check(_core().tfc_measure_machine(None, ctypes.byref(found)))
+    _check(_function(dtype, "measure_machine")(None, ctypes.byref(found)))
     return Machine(found.dense, tuple(found.steps))
 
 
-def kernels() -> list[str]:
+def kernels(dtype: str = "float32") -> list[str]:
     """Returns the names of the native kernels that this processor can run, best first.
 
     `"lanes_..."` leave out any weights, `"blocks_..."` blocks of 16 filters; the rest of the name tells the
-    instructions they need.
+    instructions they need. In int8 all have four input channels for one, and names begin with `"int8_"`.
 
     Raises:
+        ValueError: the dtype is neither "float32" nor "int8".
         RuntimeError: the native core was not built.
     """
-    core = _core()
+    _check_dtype(dtype)
     found: list[str] = []
-    while name := core.tfc_kernel_name(len(found)):
+    while name := _function(dtype, "kernel_name")(len(found)):
         found.append(name.decode())
-    return [name for index, name in enumerate(found) if core.tfc_kernel_supported(index)]
+    supported = _function(dtype, "kernel_supported")
+    return [name for index, name in enumerate(found) if supported(index)]
 
 
 # ------------------------------------------------------------------ the C interface, custom_ops/core
@@ -315,36 +332,53 @@ def _core() -> ctypes.CDLL:
     core.tfc_predict.argtypes = [pointer, pointer, pointer, pointer, number, pointer]
     core.tfc_count_weights.argtypes = [pointer, pointer, pointer]
     core.tfc_pad_same.argtypes = [pointer]
-    core.tfc_measure_machine.argtypes = [ctypes.c_char_p, pointer]
-    core.tfc_status_message.restype = core.tfc_kernel_name.restype = ctypes.c_char_p
+    core.tfc_int8_predict.argtypes = [pointer, pointer, ctypes.c_char_p, pointer, number, pointer]
+    core.tfc_int8_count_weights.argtypes = [pointer, pointer, pointer]
+    core.tfc_measure_machine.argtypes = core.tfc_int8_measure_machine.argtypes = [ctypes.c_char_p, pointer]
+    core.tfc_status_message.restype = ctypes.c_char_p
+    core.tfc_kernel_name.restype = core.tfc_int8_kernel_name.restype = ctypes.c_char_p
     return core
 
 
-def _counted(shape: ConvShape, kernel: np.ndarray) -> _Counts:
+def _function(dtype: str, name: str) -> Any:
+    return getattr(_core(), f"tfc_{name}" if dtype == "float32" else f"tfc_{dtype}_{name}")
+
+
+def _check_dtype(dtype: Any) -> None:
+    if dtype not in DTYPES:
+        raise ValueError(f"dtype must be one of {list(DTYPES)}, got {dtype!r}.")
+
+
+def _counted(shape: ConvShape, kernel: np.ndarray, dtype: str) -> _Counts:
     indices, counts = np.flatnonzero(kernel).astype("int32"), _Counts()
-    values = np.ascontiguousarray(kernel.ravel()[indices], "float32")
+    values = np.ones(len(indices), dtype)  # only places count
     weights = _Weights(len(indices), indices.ctypes.data, values.ctypes.data)
-    status = _core().tfc_count_weights(
+    status = _function(dtype, "count_weights")(
         ctypes.byref(_Shape.of(shape)), ctypes.byref(weights), ctypes.byref(counts)
     )
     _check(status, f"{shape}: ")
     return counts
 
 
-def _at_random(shape: ConvShape, weights: int) -> _Counts:
-    """What is expected of so many weights: a block stays where any of its 16 weights does."""
+def _at_random(shape: ConvShape, weights: int, dtype: str) -> _Counts:
+    """What is expected of so many weights: a word, or a block of 16, stays where any of its weights does."""
     density = min(weights / max(shape.weights, 1), 1.0)
-    blocks = shape.weights / _LANES * (1 - (1 - density) ** _LANES)
-    return _Counts(weights, round(blocks), shape.channels)
+    depth = DTYPES[dtype]
+
+    def together(entries: int) -> int:
+        return round(shape.weights / entries * (1 - (1 - density) ** entries))
+
+    words = weights if depth == 1 else together(depth)
+    return _Counts(words, together(depth * _LANES), -(-shape.channels // depth))
 
 
-def _predict(shape: ConvShape, counts: _Counts, threads: int, machine: Machine) -> _Prediction:
+def _predict(shape: ConvShape, counts: _Counts, threads: int, machine: Machine, dtype: str) -> _Prediction:
     found, options = _Prediction(), _Options()
     given = _Machine(machine.dense, (ctypes.c_double * _STEPS)(*machine.steps))
-    status = _core().tfc_predict(
+    status = _function(dtype, "predict")(
         ctypes.byref(_Shape.of(shape)),
         ctypes.byref(counts),
-        ctypes.byref(options),
+        ctypes.byref(options) if dtype == "float32" else None,
         ctypes.byref(given),
         threads,
         ctypes.byref(found),
@@ -365,12 +399,12 @@ def _check(status: int, what: str = "") -> None:
 # ------------------------------------------------------------------ the file of the measurement
 
 
-def _cache_file() -> pathlib.Path:
+def _cache_file(dtype: str) -> pathlib.Path:
     folder = os.environ.get("XDG_CACHE_HOME") or pathlib.Path.home() / ".cache"
     path = _native.path("core")
     assert path is not None
     build = hashlib.sha256(path.read_bytes() + _processor().encode()).hexdigest()[:16]
-    return pathlib.Path(folder, "tfcompress", f"machine-{build}.json")
+    return pathlib.Path(folder, "tfcompress", f"machine-{dtype}-{build}.json")
 
 
 def _processor() -> str:

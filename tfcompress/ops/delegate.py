@@ -19,11 +19,13 @@ MOST_THREADS = 1024
 def load_delegate(*, threads: int | None = None, force: bool = False, verbosity: int = 0) -> Any:
     """Returns a delegate for the `experimental_delegates` of a TFLite or LiteRT interpreter.
 
-    It takes over the convolutions, dense layers and additions of a float32 model that are predicted to run
+    It takes over the convolutions, dense layers and additions, in float32 or int8, that are predicted to run
     faster with the zeros of their weights left out, and leaves the rest to the interpreter. The .tflite
     file is an ordinary one, with zeros stored or left out (`export.tflite(sparse_encoding=...)`), and runs
-    everywhere without the delegate, too. Between layers that it takes over, maps stay in the order in which
-    the native code computes.
+    everywhere without the delegate, too; but for int8 weights whose zeros are left out, which run with the
+    delegate alone. Between layers in float32 that it takes over, maps stay in the order in which the native
+    code computes. In int8 it gives, bit for bit, what XNNPACK does. Where a file has int8 weights and float32
+    maps ("dynamic_int8"), it multiplies the maps as they are, which XNNPACK rounds to int8.
 
     What is worth while is found out once, when the interpreter is made, for the sizes that the file gives. A
     model that leaves the size of its images open is mostly left to the interpreter: export it with a size.
@@ -66,7 +68,8 @@ def specification(
     options = {"force": str(int(force)), "verbosity": str(verbosity)}
     if threads is not None:
         options["num_threads"] = str(threads)
-    return str(library), {**options, "machine": cost.measure_machine().option}
+    machines = {"machine": cost.measure_machine().option, "int8_machine": cost.measure_machine("int8").option}
+    return str(library), options | machines
 
 
 def _is_whole(number: Any, least: int, most: int) -> bool:
