@@ -60,6 +60,9 @@ bench-sparse: $(VENV)/.installed-dev ops ## time pruned layers and networks with
 	$(BIN)/python custom_ops/bench/bench_sparse.py --threads 2 --out custom_ops/bench/results/sparse-2-threads.json
 	for block in 0 4 8 16; do $(BIN)/python custom_ops/bench/bench_sparse.py --layers --block $$block \
 	  --sparsities 0.8 0.9 --out custom_ops/bench/results/block-$$block.json || exit 1; done
+	for pattern in 1-1 1-4 16-4; do for amx in "" --without-amx; do $(BIN)/python custom_ops/bench/bench_sparse.py \
+	  --dtype int8 --block $${pattern%-*} --inputs $${pattern#*-} --sparsities 0 0.5 0.7 0.8 0.9 --names ResNet ResNet50 $$amx \
+	  --out custom_ops/bench/results/int8-$$pattern$${amx#-}.json || exit 1; done; done
 
 clean: ## delete the environment and all that tools left behind
 	rm -rf $(VENV) $(VENV)-jax $(VENV)-tfmot .build dist .hypothesis .mypy_cache .pytest_cache .ruff_cache *.egg-info

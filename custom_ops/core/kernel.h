@@ -187,7 +187,9 @@ struct Kernel {
   X(Int8LanesAvx512Amx)     \
   X(Int8LanesAvx512Vnni)    \
   X(Int8BlocksAvx512Vnni)   \
+  X(Int8LanesAvxVnni)       \
   X(Int8BlocksAvxVnni)      \
+  X(Int8LanesDotprod)       \
   X(Int8BlocksDotprod)      \
   X(Int8LanesPortable)      \
   X(Int8BlocksPortable)

@@ -1,0 +1,64 @@
+// 16 sums in whole numbers with AVX-VNNI: two registers. A kernel includes this in its translation unit.
+#ifndef TFCOMPRESS_INT8_H_
+#define TFCOMPRESS_INT8_H_
+
+#include <cpuid.h>
+#include <immintrin.h>
+#include <string.h>
+
+#include "kernel.h"
+
+namespace tfc {
+namespace {
+
+constexpr int kRegisters = 6;
+
+struct Sums {
+  __m256i half[2];
+};
+using Weights = Sums;
+
+inline __m256i LoadHalf(const void* from) { return _mm256_loadu_si256(static_cast<const __m256i*>(from)); }
+inline Sums LoadSums(const int32_t* from) { return {{LoadHalf(from), LoadHalf(from + 8)}}; }
+inline Weights LoadWeights(const int8_t* from) { return {{LoadHalf(from), LoadHalf(from + 32)}}; }
+
+// Without sign: the input; with sign: the weights.
+inline Sums Dot(Sums sums, const uint8_t* word, Weights weights) {
+  int32_t bits;
+  memcpy(&bits, word, sizeof(bits));
+  const __m256i input = _mm256_set1_epi32(bits);
+  for (int i = 0; i < 2; ++i) {
+    // The intrinsic, in gcc, copies the sums from register to register each time.
+    __asm__("%{vex%} vpdpbusd %2, %1, %0" : "+x"(sums.half[i]) : "x"(input), "x"(weights.half[i]));
+  }
+  return sums;
+}
+
+inline __m256i Scaled(__m256i sums, const float* scales, const Requantization& by) {
+  __m256 scaled = _mm256_mul_ps(_mm256_cvtepi32_ps(sums), _mm256_loadu_ps(scales));
+  scaled = _mm256_min_ps(_mm256_max_ps(scaled, _mm256_set1_ps(by.low)), _mm256_set1_ps(by.high));
+  return _mm256_add_epi32(_mm256_cvtps_epi32(scaled), _mm256_set1_epi32(by.zero));
+}
+
+#include "int8_add_sixteen.inl"
+
+inline void StoreAllScaled(int8_t* to, const Sums& sums, const Requantization& by, const int8_t* residual) {
+  const __m256i words =
+      _mm256_packs_epi32(Scaled(sums.half[0], by.scales, by), Scaled(sums.half[1], by.scales + 8, by));
+  const __m256i ordered = _mm256_permute4x64_epi64(words, 0xD8);
+  const __m128i bytes = _mm_packs_epi16(_mm256_castsi256_si128(ordered), _mm256_extracti128_si256(ordered, 1));
+  _mm_storeu_si128(reinterpret_cast<__m128i*>(to), bytes);
+  if (residual != nullptr) AddSixteen(to, residual, by.addition);
+}
+
+// clang's __builtin_cpu_supports does not know of it.
+inline bool Int8Supported() {
+  constexpr unsigned kAvxVnni = 1u << 4;
+  unsigned a = 0, b = 0, c = 0, d = 0;
+  return __builtin_cpu_supports("avx2") && __get_cpuid_count(7, 1, &a, &b, &c, &d) != 0 && (a & kAvxVnni) != 0;
+}
+
+}  // namespace
+}  // namespace tfc
+
+#endif  // TFCOMPRESS_INT8_H_

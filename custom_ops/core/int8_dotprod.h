@@ -1,0 +1,71 @@
+// 16 sums in whole numbers with the dot products of ARM: four registers. A kernel includes this in its translation
+// unit.
+#ifndef TFCOMPRESS_INT8_H_
+#define TFCOMPRESS_INT8_H_
+
+#include <arm_neon.h>
+#include <string.h>
+#if defined(__linux__)
+#include <asm/hwcap.h>
+#include <sys/auxv.h>
+#endif
+
+#include "kernel.h"
+
+namespace tfc {
+namespace {
+
+constexpr int kRegisters = 6;
+
+struct Sums {
+  int32x4_t part[4];
+};
+struct Weights {
+  int8x16_t part[4];
+};
+
+inline Sums LoadSums(const int32_t* from) {
+  return {{vld1q_s32(from), vld1q_s32(from + 4), vld1q_s32(from + 8), vld1q_s32(from + 12)}};
+}
+inline Weights LoadWeights(const int8_t* from) {
+  return {{vld1q_s8(from), vld1q_s8(from + 16), vld1q_s8(from + 32), vld1q_s8(from + 48)}};
+}
+
+// Both with sign.
+inline Sums Dot(Sums sums, const uint8_t* word, Weights weights) {
+  int32_t bits;
+  memcpy(&bits, word, sizeof(bits));
+  const int8x16_t input = vreinterpretq_s8_s32(vdupq_n_s32(bits));
+  for (int i = 0; i < 4; ++i) sums.part[i] = vdotq_s32(sums.part[i], weights.part[i], input);
+  return sums;
+}
+
+inline int16x4_t Scaled(int32x4_t sums, const float* scales, const Requantization& by) {
+  float32x4_t scaled = vmulq_f32(vcvtq_f32_s32(sums), vld1q_f32(scales));
+  scaled = vminq_f32(vmaxq_f32(scaled, vdupq_n_f32(by.low)), vdupq_n_f32(by.high));
+  return vqmovn_s32(vaddq_s32(vcvtnq_s32_f32(scaled), vdupq_n_s32(by.zero)));
+}
+
+#include "int8_add_sixteen.inl"
+
+inline void StoreAllScaled(int8_t* to, const Sums& sums, const Requantization& by, const int8_t* residual) {
+  int16x4_t words[4];
+  for (int i = 0; i < 4; ++i) words[i] = Scaled(sums.part[i], by.scales + 4 * i, by);
+  const int8x16_t bytes =
+      vcombine_s8(vqmovn_s16(vcombine_s16(words[0], words[1])), vqmovn_s16(vcombine_s16(words[2], words[3])));
+  vst1q_s8(to, bytes);
+  if (residual != nullptr) AddSixteen(to, residual, by.addition);
+}
+
+inline bool Int8Supported() {
+#if defined(__linux__)
+  return (getauxval(AT_HWCAP) & HWCAP_ASIMDDP) != 0;
+#else
+  return true;  // those of Apple that there are all have them
+#endif
+}
+
+}  // namespace
+}  // namespace tfc
+
+#endif  // TFCOMPRESS_INT8_H_
