@@ -100,9 +100,9 @@ tfc_status CheckRequantization(const tfc_requantization& r, int32_t filters) {
 bool Within(int32_t value, int32_t most) { return value >= -most && value <= most; }
 
 tfc_status CheckAddition(const tfc_addition& a) {
-  constexpr int32_t kMostBias = 1 << 30, kMostMultiplier = 1 << 22;
+  constexpr int32_t kMostBias = (1 << 30) - 1, kMostMultiplier = 1 << 22;  // so that no sum overflows
   const bool fits = Within(a.bias, kMostBias) && Within(a.output_multiplier, kMostMultiplier) &&
-                    Within(a.residual_multiplier, kMostMultiplier) && a.shift >= 0 && a.shift < 32;
+                    Within(a.residual_multiplier, kMostMultiplier) && a.shift >= 1 && a.shift < 32;
   const bool bytes = IsByte(a.zero) && IsByte(a.low) && IsByte(a.high) && a.low <= a.high;
   return fits && bytes ? TFC_OK : TFC_BAD_ARGUMENT;
 }

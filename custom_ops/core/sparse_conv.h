@@ -83,9 +83,9 @@ typedef struct tfc_requantization {
  *
  * as XNNPACK computes an addition. */
 typedef struct tfc_addition {
-  int32_t bias;                                   /* -2^30 to 2^30 */
+  int32_t bias;                                   /* below 2^30, and above -2^30 */
   int32_t output_multiplier, residual_multiplier; /* -2^22 to 2^22 */
-  int32_t shift;                                  /* 0 to 31 */
+  int32_t shift;                                  /* 1 to 31 */
   int32_t zero, low, high;                        /* -128 to 127 */
 } tfc_addition;
 

@@ -120,6 +120,61 @@ void Run(const tfc_plan* plan, const tfc_shape& s, const tfc_options& options, i
   tfc_plan_run_with(plan, input[0].lane, residual[0].lane, output[0].lane, 1, threads);
 }
 
+// ---------------------------------------------------------------- in int8
+
+// Mostly a byte.
+int32_t Int8(Bytes* bytes) {
+  const uint8_t kind = bytes->Byte();
+  return kind < 240 ? static_cast<int8_t>(bytes->Byte()) : bytes->Size(-128, 256);
+}
+
+// What becomes of sums; maps and bounds may be none.
+struct Int8Numbers {
+  Int8Numbers(Bytes* bytes, const Weights& read, int32_t filters) {
+    for (size_t i = 0; i < read.values.size(); ++i) values.push_back(static_cast<int8_t>(37 * i + 1));
+    const bool sound = filters > 0 && filters <= kMostWork;
+    scales.assign(sound ? filters : 1, bytes->Byte() < 240 ? 0.01f : bytes->Raw<float>());
+    bias.assign(sound ? filters : 1, bytes->Raw<int32_t>());
+    requantization = {Int8(bytes), Int8(bytes), Int8(bytes), Int8(bytes), scales.data()};
+    adds = bytes->Byte() % 2 != 0;
+    const bool any = bytes->Byte() > 200;
+    for (int32_t* number : {&addition.bias, &addition.output_multiplier, &addition.residual_multiplier}) {
+      *number = any ? bytes->Raw<int32_t>() : bytes->Raw<int16_t>();
+    }
+    addition.shift = any ? bytes->Size(0, 40) : bytes->Byte() % 32;
+    for (int32_t* number : {&addition.zero, &addition.low, &addition.high}) *number = Int8(bytes);
+  }
+
+  std::vector<int8_t> values;
+  std::vector<float> scales;
+  std::vector<int32_t> bias;
+  tfc_requantization requantization;
+  tfc_addition addition;
+  bool adds;
+};
+
+void TryInt8(const tfc_shape& s, const Weights& read, Bytes* bytes, int32_t threads) {
+  const Int8Numbers numbers(bytes, read, s.filters);
+  const tfc_int8_weights weights = {static_cast<int64_t>(read.indices.size()), read.indices.data(),
+                                    numbers.values.data()};
+  const char* kernel = tfc_int8_kernel_name(bytes->Byte() % 12);
+  tfc_plan* plan = nullptr;
+  const tfc_status status =
+      tfc_int8_plan_create(&s, &weights, bytes->Byte() % 2 ? numbers.bias.data() : nullptr,
+                           &numbers.requantization, numbers.adds ? &numbers.addition : nullptr, kernel, &plan);
+  if ((status == TFC_OK) != (plan != nullptr)) __builtin_trap();
+  int32_t height, width;
+  if (plan != nullptr && tfc_output_size(&s, &height, &width) == TFC_OK) {
+    const int64_t inputs = Floats({s.height, s.width, s.channels}), outputs = Floats({height, width, s.filters});
+    if (inputs <= kMostWork && outputs <= kMostWork) {
+      const std::vector<int8_t> input(inputs, 3), residual(numbers.adds ? outputs : 0, -5);
+      std::vector<int8_t> output(outputs);
+      tfc_int8_plan_run(plan, input.data(), numbers.adds ? residual.data() : nullptr, output.data(), 1, threads);
+    }
+  }
+  tfc_plan_destroy(plan);
+}
+
 }  // namespace
 
 extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
@@ -139,5 +194,6 @@ extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
   if ((status == TFC_OK) != (plan != nullptr)) __builtin_trap();
   if (plan != nullptr) Run(plan, shape, options.options, threads);
   tfc_plan_destroy(plan);
+  TryInt8(shape, read, &bytes, threads);
   return 0;
 }

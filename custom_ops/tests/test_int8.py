@@ -46,9 +46,9 @@ def test_every_kernel_adds_a_residual(case, data):
     low, high = sorted((data.draw(BYTES), data.draw(BYTES)))
     multipliers = data.draw(MULTIPLIERS), data.draw(MULTIPLIERS)
     addition = core.Addition(
-        data.draw(st.integers(-(2**30), 2**30)),
+        data.draw(st.integers(1 - 2**30, 2**30 - 1)),
         *multipliers,
-        data.draw(st.integers(0, 31)),
+        data.draw(st.integers(1, 31)),
         data.draw(BYTES),
         low,
         high,
@@ -64,19 +64,24 @@ def test_every_kernel_adds_a_residual(case, data):
 @pytest.mark.parametrize(
     "change",
     [
-        {"bias": 2**30 + 1},
+        {"bias": 2**30},
+        {"bias": -(2**30)},
         {"output_multiplier": -(2**22) - 1},
         {"residual_multiplier": 2**22 + 1},
         {"shift": 32},
-        {"shift": -1},
+        {"shift": 0},
         {"zero": 128},
         {"low": 5, "high": 4},
     ],
 )
 def test_bad_additions_are_refused(change):
-    given = {"output_multiplier": 1, "residual_multiplier": 1, "low": -128, "high": 127, **change}
+    given = {"output_multiplier": 1, "residual_multiplier": 1, "shift": 1, "low": -128, "high": 127}
     case = core.Int8Convolution(
-        core.Shape(), np.ones((1, 1, 1, 1), "int8"), None, core.Requantization([1.0]), core.Addition(**given)
+        core.Shape(),
+        np.ones((1, 1, 1, 1), "int8"),
+        None,
+        core.Requantization([1.0]),
+        core.Addition(**given | change),
     )
     got, plan = case.plan()
     assert got == core.BAD_ARGUMENT and not plan
@@ -84,7 +89,7 @@ def test_bad_additions_are_refused(change):
 
 @pytest.mark.parametrize("adds", [True, False])
 def test_a_residual_is_given_where_it_is_added(adds):
-    addition = core.Addition(output_multiplier=1, residual_multiplier=1, low=-128, high=127) if adds else None
+    addition = core.Addition(0, 1, 1, 1, 0, -128, 127) if adds else None
     case = core.Int8Convolution(
         core.Shape(), np.ones((1, 1, 1, 1), "int8"), None, core.Requantization([1.0]), addition
     )

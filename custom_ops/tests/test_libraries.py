@@ -11,7 +11,10 @@ from programs import ROOT, call, need
 
 from tfcompress import _native
 
-BACKENDS = {"x86_64": ("avx512", "avx512amx", "avx512vnni", "avxvnni", "avx2"), "aarch64": ("neon", "dotprod")}
+BACKENDS = {
+    "x86_64": ("avx512", "avx512amx", "avx512vnni", "avxvnni", "avx2"),
+    "aarch64": ("neon", "dotprod"),
+}
 NAMES = ("core", "tf", "tflite")
 HEADER = ROOT / "custom_ops" / "core" / "sparse_conv.h"
 SHOWN = {
