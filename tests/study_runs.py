@@ -26,6 +26,10 @@ STUDIES = {
     ],
     "compress_lenet5.py": "--epochs 1 --sparse-epochs 1 --sparsities 0.9 --c-rates 1".split(),
     "run_sparse_cifar10.py": "--data-dir digits --epochs 1 --width 16 --sparsities 0.8".split(),
+    "sparse_int8_cifar10.py": [
+        *"--data-dir digits --epochs 1 --sparse-epochs 1 --width 16".split(),
+        *"--patterns 16x4 --sparsities 0.8".split(),
+    ],
     "everything.py": "--data-dir digits --epochs 1 --width 4".split(),
     "deep_compression.py": "--networks lenet300_100 --shorten 0.02 --ratio 30".split(),
     "distill_cifar10.py": [
@@ -40,6 +44,7 @@ RUNS = {
     "train_sparse_cifar10.py": ["dense", "magnitude", "group_lasso", "scratch"],
     "compress_lenet5.py": ["dense", "magnitude", "surgery"],
     "run_sparse_cifar10.py": ["dense", "unstructured", "blocks of 16"],
+    "sparse_int8_cifar10.py": ["dense", "16x4"],
     "everything.py": ["dense", "trained longer", "group lasso", "pruned", "distilled", "shared", "int8"],
     "deep_compression.py": ["dense", "pruned", "shared"],
     "distill_cifar10.py": [
@@ -49,7 +54,7 @@ RUNS = {
     "prune_by_energy_cifar10.py": ["dense", "energy", "magnitude"],
     "compare_criteria_cifar10.py": ["dense", "l1", "apoz", "random", "scratch"],
 }
-NEEDS_DELEGATE = {"run_sparse_cifar10.py"}
+NEEDS_DELEGATE = {"run_sparse_cifar10.py", "sparse_int8_cifar10.py"}
 # On a processor with AVX2 and no AVX-512, TensorFlow 2.21 twice broke its heap while it trained the plain
 # ResNet-20 of 4 filters, before any code of ours ran. What oneDNN does for it is left out here.
 WITHOUT_ONEDNN = {"TF_ENABLE_ONEDNN_OPTS": "0"}
