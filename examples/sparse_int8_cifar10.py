@@ -2,12 +2,12 @@
 
     python examples/sparse_int8_cifar10.py --data-dir folder/with/cifar10-tfrecords
 
-A network in the style of VGG is trained. From it magnitude pruning starts for each pattern and sparsity, with
-as many epochs for each: single weights, four input channels (1x4), and those of 4 or 16 filters together (4x4,
-16x4), as the int8 kernels of the delegate leave them out. Every result is exported in float32 and in int8,
-calibrated on training images, and timed in LiteRT on one thread, with the delegate of tfcompress and without
-it, in turn. Each finished run is written to the JSON at once: stop at any time, and the same command goes on.
-Without the data the script falls back to scikit-learn's digits.
+A network in the style of VGG is trained. From it magnitude pruning starts for each pattern and sparsity,
+with as many epochs for each: single weights, four input channels (1x4), and those of 4 or 16 filters
+together (4x4, 16x4), as the int8 kernels of the delegate leave them out. Every result is exported in
+float32 and in int8, calibrated on training images, and timed in LiteRT on one thread, with the delegate
+of tfcompress and without it, in turn. Each finished run is written to the JSON at once: stop at any
+time, and the same command goes on. Without the data the script falls back to scikit-learn's digits.
 """
 
 import functools
