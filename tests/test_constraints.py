@@ -20,6 +20,11 @@ KERNELS = arrays.array_shapes(min_dims=2, max_dims=4, max_side=4).flatmap(
 )
 
 
+def lasso_of(groups: str, *args, **settings) -> GroupLasso:
+    """Blocks are of one weight."""
+    return GroupLasso(groups, *args, block=(1, 1) if groups == "blocks" else None, **settings)
+
+
 def norms_of(kernel: np.ndarray, groups: str) -> np.ndarray:
     """||w_g|| of every group of a kernel (taps..., channels, outputs), one per weight."""
     spanned = {
@@ -27,6 +32,7 @@ def norms_of(kernel: np.ndarray, groups: str) -> np.ndarray:
         "channels": (*range(kernel.ndim - 2), kernel.ndim - 1),
         "shapes": (kernel.ndim - 1,),
         "depth": tuple(range(kernel.ndim)),
+        "blocks": (),
     }[groups]
     squares = np.sum(np.square(kernel, dtype="float64"), axis=spanned, keepdims=True)
     return np.broadcast_to(np.sqrt(squares), kernel.shape)
@@ -40,6 +46,7 @@ def size_of(kernel: np.ndarray, groups: str) -> int:
         "channels": kernel.size // channels,
         "shapes": outputs,
         "depth": kernel.size,
+        "blocks": 1,
     }[groups]
 
 
@@ -52,7 +59,7 @@ def size_of(kernel: np.ndarray, groups: str) -> int:
 def test_step_shrinks_each_norm_by_what_it_says_and_zeroes_exactly_those_below(
     groups, scaling, kernel, step, strength
 ):
-    proximal = Proximal(GroupLasso(groups, strength, size_scaling=scaling), step)
+    proximal = Proximal(lasso_of(groups, strength, size_scaling=scaling), step)
     norms, got = norms_of(kernel, groups), array(proximal(kernel))
     limit = step * strength * (np.sqrt(size_of(kernel, groups)) if scaling else 1)
     shrunk = kernel * np.maximum(0, 1 - limit / np.where(norms > 0, norms, 1))
@@ -71,7 +78,7 @@ def test_group_whose_norm_is_the_limit_is_zero():
 @pytest.mark.parametrize("scaling", SCALINGS)
 @given(kernel=KERNELS, seed=st.integers(0, 99))
 def test_step_leads_to_the_minimum_of_distance_plus_penalty(groups, scaling, kernel, seed):
-    lasso = GroupLasso(groups, 0.7, size_scaling=scaling)
+    lasso = lasso_of(groups, 0.7, size_scaling=scaling)
 
     def objective(other):
         return 0.5 * np.sum(np.square(other - kernel, dtype="float64")) + 0.5 * float(lasso(other))
@@ -88,7 +95,7 @@ def test_step_leads_to_the_minimum_of_distance_plus_penalty(groups, scaling, ker
 @pytest.mark.parametrize("groups", GROUPS)
 @given(kernel=KERNELS)
 def test_life_of_a_group_is_the_step_that_it_does_not_survive(groups, kernel):
-    lasso = GroupLasso(groups, 0.3, size_scaling="sqrt")
+    lasso = lasso_of(groups, 0.3, size_scaling="sqrt")
     norms = array(lasso.norms(kernel))
     for group, life in enumerate(lasso.lives(kernel, strength=0.3)):
         if norms[group] > 1e-3:
