@@ -1,5 +1,6 @@
 // A fuzzer of what a plan is made from. Whatever comes, the answer is a plan or a status: no crash, no hang,
 // no memory beyond what the weights justify. For libFuzzer; without it driver.cc makes up the inputs.
+#include <algorithm>
 #include <cstddef>
 #include <cstdint>
 #include <cstring>
@@ -132,9 +133,8 @@ int32_t Int8(Bytes* bytes) {
 struct Int8Numbers {
   Int8Numbers(Bytes* bytes, const Weights& read, int32_t filters) {
     for (size_t i = 0; i < read.values.size(); ++i) values.push_back(static_cast<int8_t>(37 * i + 1));
-    const bool sound = filters > 0 && filters <= kMostWork;
-    scales.assign(sound ? filters : 1, bytes->Byte() < 240 ? 0.01f : bytes->Raw<float>());
-    bias.assign(sound ? filters : 1, bytes->Raw<int32_t>());
+    scales.assign(std::max(filters, 0), bytes->Byte() < 240 ? 0.01f : bytes->Raw<float>());
+    bias.assign(scales.size(), bytes->Raw<int32_t>());
     requantization = {Int8(bytes), Int8(bytes), Int8(bytes), Int8(bytes), scales.data()};
     adds = bytes->Byte() % 2 != 0;
     const bool any = bytes->Byte() > 200;
@@ -154,6 +154,7 @@ struct Int8Numbers {
 };
 
 void TryInt8(const tfc_shape& s, const Weights& read, Bytes* bytes, int32_t threads) {
+  if (s.filters > kMostWork) return;
   const Int8Numbers numbers(bytes, read, s.filters);
   const tfc_int8_weights weights = {static_cast<int64_t>(read.indices.size()), read.indices.data(),
                                     numbers.values.data()};
