@@ -12,9 +12,9 @@
 namespace tfc {
 namespace {
 
-tfc_weight_counts CountsOf(const tfc_shape& shape, const tfc_weights& weights, int32_t depth) {
-  Stream stream;
-  AssignPlanes(shape, weights, depth, &stream);
+// Of a stream whose planes are assigned.
+tfc_weight_counts WeightCountsOf(const tfc_shape& shape, const tfc_weights& weights, int32_t depth,
+                                 const Stream& stream) {
   return {CountWords(shape, weights, 1, depth), CountWords(shape, weights, kLanes, depth), stream.plane_count};
 }
 
@@ -32,7 +32,7 @@ tfc_status MakeStructure(Type type, const tfc_shape& shape, const tfc_weights& w
   const int32_t depth = DepthOf(type);
   AssignPlanes(shape, weights, depth, &stream);
   Outline& outline = structure->outline;
-  const tfc_weight_counts counts = CountsOf(shape, weights, depth);
+  const tfc_weight_counts counts = WeightCountsOf(shape, weights, depth, stream);
   if (const auto status = MakeOutline(type, shape, counts, options, Typical(depth), &outline)) return status;
   if (outline.kernel->blocks != nullptr) {
     FillBlockStream(outline.shape, weights, outline.block_tiling, &structure->blocks, &structure->source);
@@ -69,7 +69,9 @@ tfc_status CountWeights(Type type, const tfc_shape* shape, const tfc_weights* we
     OutputSize size;
     if (const auto status = CheckShape(*shape, &size)) return status;
     if (const auto status = CheckIndices(*shape, *weights)) return status;
-    *counts = CountsOf(*shape, *weights, DepthOf(type));
+    Stream stream;
+    AssignPlanes(*shape, *weights, DepthOf(type), &stream);
+    *counts = WeightCountsOf(*shape, *weights, DepthOf(type), stream);
     return TFC_OK;
   } catch (const std::bad_alloc&) {
     return TFC_NO_MEMORY;

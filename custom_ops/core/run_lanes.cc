@@ -100,9 +100,9 @@ class Runner {
                       ? Region(static_cast<float*>(output_), shape_.filters) + chunk.first_filter * sum_words_
                       : sums_;
     const float* begin = Begin(part, sums);
+    const bool by_share = kernel_.unpack != nullptr && !tiled_.output;
     for (const Step& step : chunk.steps) {
       const float* planes = Planes(step);
-      const bool by_share = kernel_.unpack != nullptr && !tiled_.output;
       if (by_share && &step == &chunk.steps.back()) return Finish(part, planes, begin, sums);
       SumBlock(part, step, planes, begin, sums);
       begin = sums;

@@ -293,7 +293,7 @@ class Reader {
     if (!fits) return "its weights are of another type than its maps";
     const char* problem = found.sparsity == nullptr ? ReadDense(found, entries) : ReadSparse(found, entries);
     if (problem != nullptr || !in_int8) return problem;
-    made->weights_in_int8 = true;
+    made->weights_in_int8 = Tensor(given).type == kTfLiteInt8;  // not where a node makes float32 of them
     made->needed = found.sparsity != nullptr;
     return made->in_int8 ? nullptr : Dequantize(tensor, *made, entries);
   }
