@@ -130,9 +130,7 @@ def settings(images: datasets.Images) -> dict:
 
 
 def report(runs: list[dict], out: Path) -> None:
-    groups: dict[tuple[str, float], list[dict]] = {}
-    for run in runs:
-        groups.setdefault((run["method"], run["sparsity"]), []).append(run)
+    groups = studies.grouped(runs, "method", "sparsity")
     rows = [
         [
             method,

@@ -121,9 +121,7 @@ def times(name: str, file: Path) -> dict[str, Any]:
 
 
 def report(runs: list[dict], out: Path) -> None:
-    groups: dict[tuple[str, float], list[dict]] = {}
-    for run in runs:
-        groups.setdefault((run["method"], run["sparsity"]), []).append(run)
+    groups = studies.grouped(runs, "method", "sparsity")
 
     def mean(mine: list[dict], key: str) -> float:
         return float(np.mean([run[key] for run in mine]))

@@ -160,6 +160,14 @@ def versions() -> dict[str, str]:
     return {"keras": keras.__version__, "tensorflow": tf.__version__, "tfcompress": tfcompress.__version__}
 
 
+def grouped(runs: list[dict], *keys: str) -> dict[tuple, list[dict]]:
+    """Runs that agree in these entries, in the order of the first of each."""
+    groups: dict[tuple, list[dict]] = {}
+    for run in runs:
+        groups.setdefault(tuple(run[key] for key in keys), []).append(run)
+    return groups
+
+
 def spread(runs: list[dict], key: str, factor: float = 100) -> str:
     """Mean and standard deviation over runs."""
     values = [factor * run[key] for run in runs if key in run]

@@ -1,5 +1,10 @@
 """Every int8 kernel computes what the plain loop nest does, bit for bit, and bad input is a status."""
 
+import platform
+import subprocess
+import sys
+from pathlib import Path
+
 import core
 import numpy as np
 import pytest
@@ -153,6 +158,30 @@ def test_bad_requantizations_are_refused(change, status):
     for kernel in [None, *core.kernels(KERNELS)]:
         got, plan = case.plan(kernel)
         assert got == status and not plan
+
+
+WITHOUT_AMX = """
+import sys
+sys.path[:0] = sys.argv[1:]
+import without_amx
+without_amx.forbid()
+import core
+import numpy as np
+names = core.kernels("int8_")
+assert not [name for name in names if "amx" in name], names
+case = core.Int8Convolution(core.Shape(), np.ones((1, 1, 1, 1), "int8"), None, core.Requantization([1.0]))
+assert case.run(np.full((1, 1, 1, 1), 5, "int8")).item() == 5
+if "int8_lanes_avx512amx" in core.compiled("int8_"):
+    assert case.plan("int8_lanes_avx512amx")[0] == core.NOT_ON_THIS_CPU
+"""
+
+
+@pytest.mark.skipif(platform.system() != "Linux" or platform.machine() != "x86_64", reason="no such call")
+def test_where_a_process_may_not_use_amx_other_kernels_compute():
+    tests = Path(__file__).parent
+    command = [sys.executable, "-c", WITHOUT_AMX, tests, tests.parent / "bench"]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
 
 
 def test_plans_of_one_type_do_not_run_maps_of_the_other():

@@ -247,7 +247,8 @@ def kernels(dtype: str = "float32") -> list[str]:
     """Returns the names of the native kernels that this processor can run, best first.
 
     `"lanes_..."` leave out any weights, `"blocks_..."` blocks of 16 filters; the rest of the name tells the
-    instructions they need. In int8 all have four input channels for one, and names begin with `"int8_"`.
+    instructions they need. In int8 all have four input channels for one, and names begin with `"int8_"`;
+    `"int8_lanes_avx512amx"` leaves out what none of 16 filters has.
 
     Raises:
         ValueError: the dtype is neither "float32" nor "int8".
