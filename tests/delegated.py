@@ -55,6 +55,15 @@ def content_of(model, tmp_path, **options):
     return path.read_bytes()
 
 
+def dense_layers():
+    """Behind each other, on maps and on vectors."""
+    x = keras.Input((6, 6, 8))
+    y = layers.Conv2D(24, 3, padding="same", activation="relu")(x)
+    y = layers.Dense(32, activation="relu")(layers.Dense(40, activation="relu")(y))
+    y = layers.Conv2D(24, 1, activation="relu6")(y)
+    return keras.Model(x, layers.Dense(30)(layers.Dense(50, activation="relu")(layers.Flatten()(y))))
+
+
 def residual(size=(20, 20), outputs_inside=False):
     """Blocks as those of ResNet, a stride, a depthwise convolution and a dense end."""
     x = keras.Input((*size, 5))

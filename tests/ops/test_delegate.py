@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from delegated import (
     content_of,
+    dense_layers,
     interpreter,
     outputs,
     report_on,
@@ -139,12 +140,7 @@ def test_any_convolution_is_right(tmp_path_factory, data):
 
 
 def test_dense_layers_are_right_behind_each_other_and_on_maps(tmp_path):
-    x = keras.Input((6, 6, 8))
-    y = layers.Conv2D(24, 3, padding="same", activation="relu")(x)
-    y = layers.Dense(32, activation="relu")(layers.Dense(40, activation="relu")(y))
-    y = layers.Conv2D(24, 1, activation="relu")(y)
-    y = layers.Dense(30)(layers.Dense(50, activation="relu")(layers.Flatten()(y)))
-    content = content_of(thin_out(keras.Model(x, y), 0.1), tmp_path)
+    content = content_of(thin_out(dense_layers(), 0.1), tmp_path)
     runner, stock = interpreter(content, force=True), interpreter(content)
     for batch in (1, 40):
         images = np.random.default_rng(0).normal(size=(batch, 6, 6, 8)).astype("float32")

@@ -6,6 +6,7 @@ import pytest
 from ai_edge_litert import interpreter as litert
 from delegated import (
     content_of,
+    dense_layers,
     interpreter,
     outputs,
     report_on,
@@ -67,12 +68,7 @@ def test_any_convolution(tmp_path_factory, data):
 
 
 def test_dense_layers_behind_each_other_and_on_maps(tmp_path):
-    x = keras.Input((6, 6, 8))
-    y = layers.Conv2D(24, 3, padding="same", activation="relu")(x)
-    y = layers.Dense(32, activation="relu")(layers.Dense(40, activation="relu")(y))
-    y = layers.Conv2D(24, 1, activation="relu6")(y)
-    y = layers.Dense(30)(layers.Dense(50, activation="relu")(layers.Flatten()(y)))
-    content = int8_file(thin_out(keras.Model(x, y), 0.1), tmp_path)
+    content = int8_file(thin_out(dense_layers(), 0.1), tmp_path)
     for batch in (1, 40):
         same(content, np.random.default_rng(0).normal(size=(batch, 6, 6, 8)).astype("float32"), force=True)
 
