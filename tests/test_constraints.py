@@ -236,7 +236,7 @@ def test_attached_steps_have_the_layout_of_each_kernel_and_act_last():
         (lambda: Threshold("small"), "got 'small'"),
         (lambda: Chain([]), "Expected a list of constraints"),
         (lambda: Chain(["non_neg"]), "Expected a list of constraints, got .*'non_neg'"),
-        (lambda: Proximal(GroupLasso("filters", -0.1)), "strength must be a finite number >= 0, got -0.1"),
+        (lambda: Proximal(GroupLasso("filters", -0.1)), "strength must be a number of at least 0, got -0.1"),
         (lambda: Proximal(GroupLasso("rows")), "groups 'rows'"),
     ],
 )

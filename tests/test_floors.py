@@ -19,7 +19,7 @@ FLOORS = {
     2: "analysis",
     1: "criteria channels selection schedules regularizers constraints layers ops blocks coding",
     # and other modules that begin with _
-    0: "_registry _arrays _calls _cloning _data _kernels _names _ranking _runtimes _settings",
+    0: "_registry _arrays _calls _checks _cloning _data _kernels _names _ranking _runtimes _settings",
 }
 FLOOR_OF = {part: floor for floor, parts in FLOORS.items() for part in parts.split()}
 
@@ -29,8 +29,9 @@ SIDEWAYS = {
     ("layers", "coding"),
     ("layers", "schedules"),
     ("blocks", "layers"),
-    ("_names", "_registry"),
-    ("_losses", "_registry"),
+    ("_names", "_checks"),
+    ("_losses", "_checks"),
+    ("_registry", "_checks"),
     ("_cloning", "_calls"),
     ("_cloning", "_arrays"),
     ("_kernels", "_calls"),

@@ -229,10 +229,10 @@ def test_strength_counts_from_the_next_step_without_compiling_anew():
     ("make", "message"),
     [
         (lambda: GroupLasso("filter"), "Did you mean 'filters'"),
-        (lambda: GroupLasso("filters", -1.0), "strength must be a finite number >= 0, got -1.0"),
+        (lambda: GroupLasso("filters", -1.0), "strength must be a number of at least 0, got -1.0"),
         (lambda: GroupLasso("filters", float("nan")), "got nan"),
         (lambda: GroupLasso("filters", "big"), "got 'big'"),
-        (lambda: GroupLasso(size_scaling="size"), "None or 'sqrt'"),
+        (lambda: GroupLasso(size_scaling="size"), "Available: None, sqrt"),
         (lambda: GroupLasso(conv_groups=0), "must be 1 or more"),
         (lambda: GroupLasso(conv_groups=2, outputs=(-2, -1), channels=()), "one axis runs over the outputs"),
         (lambda: GroupLasso("blocks"), "needs block=.outputs, inputs., such as .16, 4., got None"),

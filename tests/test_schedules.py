@@ -53,10 +53,10 @@ def test_schedule_survives_its_config(schedule):
         (lambda: Polynomial(0, 0.5, begin_step=5, end_step=5), "needs an end_step after"),
         (lambda: Polynomial(0, 1.0, end_step=5), r"number in \[0, 1\)"),
         (lambda: Polynomial(0, 0.5, end_step=5, power=-1), "power must be a number above 0, got -1"),
-        (lambda: Constant(0.5, begin_step="3"), "begin_step is a whole number of steps, got '3'"),
+        (lambda: Constant(0.5, begin_step="3"), "begin_step must be a whole number of at least 0, got '3'"),
         (lambda: Constant(-0.1), r"number in \[0, 1\)"),
-        (lambda: Constant(0.5, frequency=0), "frequency at least 1"),
-        (lambda: Constant(0.5, begin_step=-1), "begin_step must be at least 0"),
+        (lambda: Constant(0.5, frequency=0), "frequency must be a whole number of at least 1"),
+        (lambda: Constant(0.5, begin_step=-1), "begin_step must be a whole number of at least 0"),
         (lambda: schedules.get("fast"), r"number in \[0, 1\)"),
     ],
 )

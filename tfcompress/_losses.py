@@ -14,7 +14,7 @@ from typing import Any
 
 import keras
 
-from tfcompress._registry import near_miss
+from tfcompress._checks import near_miss
 
 Losses = Callable[[Any, list], Any]
 

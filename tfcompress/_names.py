@@ -10,7 +10,7 @@ import re
 from collections.abc import Container, Iterable, Mapping, Sequence
 from typing import Any
 
-from tfcompress._registry import near_miss
+from tfcompress._checks import near_miss
 
 Patterns = str | Sequence[str] | None
 

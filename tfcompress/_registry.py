@@ -13,18 +13,11 @@ Traceback (most recent call last):
 ValueError: Unknown shape 'squere'. Did you mean 'square'? Available: square.
 """
 
-import difflib
 import inspect
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from typing import Any
 
-
-def near_miss(kind: str, name: object, available: Iterable[str]) -> str:
-    """The message for a name that is not there: the nearest ones, then all of them."""
-    available = list(available)
-    close = difflib.get_close_matches(str(name), available, n=1)
-    hint = f" Did you mean '{close[0]}'?" if close else ""
-    return f"Unknown {kind} {name!r}.{hint} Available: {', '.join(available)}."
+from tfcompress._checks import near_miss
 
 
 class Registry:

@@ -15,7 +15,7 @@ from typing import Any
 from absl import app, flags
 
 from tfcompress import export
-from tfcompress._registry import near_miss
+from tfcompress._checks import near_miss
 from tfcompress.export import verify
 
 flags.DEFINE_string("quantization", None, "Of a .tflite file: dynamic_int8 or float16.")

@@ -8,13 +8,13 @@
 `tfcompress.attach(model, Proximal(lasso))` gives it to every kernel of a model.
 """
 
-import math
 from collections.abc import Sequence
 from typing import Any
 
 import keras
-import numpy as np
 from keras import ops
+
+from tfcompress._checks import check_number
 
 
 @keras.saving.register_keras_serializable(package="tfcompress")
@@ -56,8 +56,8 @@ class Proximal(keras.constraints.Constraint):
                     f"{type(member).__name__} has no proximal step. Expected a regularizers.GroupLasso or a "
                     "regularizers.Sum of some; keep other penalties as kernel_regularizer."
                 )
-        if step is not None and not _positive(step):
-            raise ValueError(f"step must be a number above 0, or None, got {step!r}.")
+        if step is not None:
+            check_number("step", step, "(0, inf)", or_else="None")
         self.penalty, self.step = penalty, step
         self.optimizer: Any = None  # what `callbacks.FollowLearningRate` sets
 
@@ -111,8 +111,7 @@ class Threshold(keras.constraints.Constraint):
     """
 
     def __init__(self, limit: float = 1e-4):
-        if not _positive(limit):
-            raise ValueError(f"limit must be a number above 0, got {limit!r}.")
+        check_number("limit", limit, "(0, inf)")
         self.limit = limit
 
     def __call__(self, kernel: Any) -> Any:
@@ -162,7 +161,3 @@ class Chain(keras.constraints.Constraint):
     @classmethod
     def from_config(cls, config: dict[str, Any]) -> "Chain":
         return cls([keras.saving.deserialize_keras_object(member) for member in config["members"]])
-
-
-def _positive(value: Any) -> bool:
-    return isinstance(value, (int, float, np.number)) and bool(math.isfinite(value) and value > 0)

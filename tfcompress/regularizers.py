@@ -8,7 +8,6 @@ layout of each.
 """
 
 import math
-import numbers
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -17,7 +16,7 @@ import numpy as np
 from keras import ops
 
 from tfcompress._arrays import to_numpy
-from tfcompress._registry import near_miss
+from tfcompress._checks import check_choice, check_number, is_whole
 
 # What one group runs over. With convolution groups the outputs are two axes: "conv", then "outputs". With
 # blocks outputs and channels each are two: "block", and what is in it.
@@ -103,11 +102,9 @@ class GroupLasso(keras.regularizers.Regularizer):
         conv_groups: int = 1,
         block: Sequence[int] | None = None,
     ):
-        if groups not in _SPANS:
-            raise ValueError(near_miss("groups", groups, GROUPS))
+        check_choice("groups", groups, GROUPS)
         self.block = _checked_block(groups, block)
-        if size_scaling not in _SCALES:
-            raise ValueError(f"size_scaling must be None or 'sqrt', got {size_scaling!r}.")
+        check_choice("size_scaling", size_scaling, _SCALES)
         self.groups, self.size_scaling, self.conv_groups = groups, size_scaling, conv_groups
         self.outputs, self.channels = _axes(outputs), _axes(channels)
         if conv_groups < 1 or (conv_groups > 1 and len(self.outputs) != 1):
@@ -340,7 +337,7 @@ def _checked_block(groups: str, block: Sequence[int] | None) -> tuple[int, int] 
     if groups != "blocks":
         return None
     sizes = tuple(block) if isinstance(block, Sequence) else ()
-    if len(sizes) != 2 or not all(isinstance(size, numbers.Integral) and size > 0 for size in sizes):
+    if len(sizes) != 2 or not all(map(is_whole, sizes)):
         raise ValueError(f"groups='blocks' needs block=(outputs, inputs), such as (16, 4), got {block!r}.")
     return int(sizes[0]), int(sizes[1])
 
@@ -350,8 +347,7 @@ def _axes(axes: int | Sequence[int]) -> tuple[int, ...]:
 
 
 def _checked_strength(value: float) -> float:
-    if not (isinstance(value, (int, float, np.number)) and math.isfinite(value) and value >= 0):
-        raise ValueError(f"strength must be a finite number >= 0, got {value!r}.")
+    check_number("strength", value, "[0, inf)")
     return float(value)
 
 

@@ -10,12 +10,12 @@ A step is a step of the optimizer, counted from 0: `optimizer.iterations` before
 """
 
 import math
-import numbers
 from dataclasses import dataclass
 from typing import Any
 
 import keras
 
+from tfcompress._checks import check_number, check_whole, is_number
 from tfcompress._settings import Settings
 
 
@@ -37,15 +37,9 @@ class Schedule(Settings):
     frequency: int = 100
 
     def __post_init__(self) -> None:
-        for name in ("begin_step", "frequency", "end_step"):
-            value = getattr(self, name)
-            if not isinstance(value, numbers.Integral) and not (name == "end_step" and value is None):
-                raise ValueError(f"{name} is a whole number of steps, got {value!r}.")
-        if self.begin_step < 0 or self.frequency < 1:
-            raise ValueError(
-                f"begin_step must be at least 0 and frequency at least 1, got {self.begin_step} and "
-                f"{self.frequency}."
-            )
+        check_whole("begin_step", self.begin_step, 0)
+        check_whole("frequency", self.frequency)
+        check_whole("end_step", self.end_step, 0, or_none=True)
         if self.end_step is not None and self.end_step < self.begin_step:
             raise ValueError(
                 f"The schedule ends before it begins: end_step={self.end_step}, begin_step={self.begin_step}."
@@ -108,8 +102,7 @@ class Polynomial(Schedule):
         check_sparsity(self.final)
         if self.end_step is None or self.end_step == self.begin_step:
             raise ValueError("A polynomial schedule needs an end_step after its begin_step.")
-        if not isinstance(self.power, numbers.Real) or not self.power > 0:
-            raise ValueError(f"power must be a number above 0, got {self.power!r}.")
+        check_number("power", self.power, "(0, inf)")
 
     def __call__(self, step: int) -> float:
         assert self.end_step is not None
@@ -133,7 +126,7 @@ def get(sparsity: Any) -> Schedule:
 
 def check_sparsity(sparsity: Any) -> float:
     """Returns the sparsity, or raises `ValueError` unless it is a number in [0, 1)."""
-    if not isinstance(sparsity, numbers.Real) or not 0 <= float(sparsity) < 1:
+    if not is_number(sparsity, "[0, 1)"):
         raise ValueError(
             f"A sparsity is the share to remove, a number in [0, 1), or a Schedule, got {sparsity!r}."
         )

@@ -7,13 +7,14 @@ array([ True, False, False,  True])
 """
 
 import math
-import numbers
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from scipy import optimize, sparse
+
+from tfcompress._checks import check_choice, check_number, check_whole, is_number
 
 Scores = Mapping[str, np.ndarray]
 Masks = dict[str, np.ndarray]
@@ -75,14 +76,11 @@ class Selection:
     scale: str = "mean"
 
     def __post_init__(self):
-        _check_choice("scope", self.scope, SCOPES)
-        _check_choice("pool", self.pool, POOLS)
-        _check_choice("scale", self.scale, SCALES)
-        whole = isinstance(self.round_to, numbers.Real) and self.round_to == self.round_to // 1
-        if not whole or self.round_to < 1:
-            raise ValueError(f"round_to must be a positive whole number, got {self.round_to!r}.")
-        if not isinstance(self.floor, numbers.Real) or not 0 <= self.floor <= 1:
-            raise ValueError(f"floor must be a share in [0, 1], got {self.floor!r}.")
+        check_choice("scope", self.scope, SCOPES)
+        check_choice("pool", self.pool, POOLS)
+        check_choice("scale", self.scale, SCALES)
+        check_whole("round_to", self.round_to)
+        check_number("floor", self.floor, "[0, 1]")
 
     def masks(self, scores: Scores, sparsity: Sparsity, balances: Sequence[Any] = ()) -> Masks:
         """Returns group name -> bool array `(size,)`, True where the channel stays.
@@ -176,7 +174,7 @@ def check_sparsity(sparsity: Any, scope: str = "group") -> None:
         )
     function = callable(sparsity) and not isinstance(sparsity, type)
     for share in sparsity.values() if isinstance(sparsity, Mapping) else [] if function else [sparsity]:
-        if not isinstance(share, numbers.Real) or not 0 <= float(share) < 1:
+        if not is_number(share, "[0, 1)"):
             raise ValueError(
                 "A sparsity is the share to remove, a number in [0, 1), a dict from layers to numbers, or a "
                 f"function such as Cutoff(), got {share!r}."
@@ -192,11 +190,6 @@ def _global_counts(scaled: Scores, sparsity: float) -> dict[str, float]:
     ranked = np.sort(np.concatenate(list(scaled.values())))
     threshold = ranked[min(round(sparsity * len(ranked)), len(ranked) - 1)]
     return {name: float((values >= threshold).sum()) for name, values in scaled.items()}
-
-
-def _check_choice(kind: str, value: Any, choices: Any) -> None:
-    if value not in list(choices):
-        raise ValueError(f"{kind} must be one of {list(choices)}, got {value!r}.")
 
 
 def _top(scores: np.ndarray, count: int) -> np.ndarray:

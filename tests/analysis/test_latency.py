@@ -140,9 +140,9 @@ def test_settings_reach_the_process(measured, file):
     ("settings", "match"),
     [
         ({"runtime": "litrt"}, "Unknown runtime 'litrt'. Did you mean 'litert'?"),
-        ({"threads": 0}, "threads must be a number of at least 1, got 0"),
-        ({"repeats": 0}, "repeats must be a number of at least 1"),
-        ({"warmup": -1}, "warmup must be a number of at least 0"),
+        ({"threads": 0}, "threads must be a whole number of at least 1, got 0"),
+        ({"repeats": 0}, "repeats must be a whole number of at least 1"),
+        ({"warmup": -1}, "warmup must be a whole number of at least 0"),
         ({"batch": 3, "data": np.ones((2, 3))}, "fewer examples than the batch of 3"),
         ({"runtime": "saved_model"}, "is not the folder of a SavedModel"),
     ],

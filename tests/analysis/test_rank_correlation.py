@@ -58,7 +58,7 @@ def test_constant_scores_have_no_rank(trained):
 
 def test_bad_arguments(trained):
     model, data = trained
-    with pytest.raises(ValueError, match="pool must be one of"):
+    with pytest.raises(ValueError, match="Unknown pool"):
         rank_correlation(model, "l1", data, pool="median")
     with pytest.raises(ValueError, match="Unknown criterion 'l3'"):
         rank_correlation(model, "l3", data)

@@ -187,8 +187,8 @@ def test_between_depthwise_and_pointwise_xception_has_nothing_and_mobilenet_has_
         "between": (lambda x: blocks.shuffle_unit(x, 20, 2, groups=3, name="b"), "do not divide"),
         "form": (lambda x: blocks.aggregated(x, 8, form="groupd", name="b"), "Did you mean 'grouped'"),
         "module": (lambda x: blocks.xception_module(x, (9,), name="b"), "adds its input"),
-        "version": (lambda x: blocks.squeezenet(version="2.0"), "version must be one of"),
-        "no groups": (lambda x: blocks.shufflenet(groups=5), "groups must be one of"),
+        "version": (lambda x: blocks.squeezenet(version="2.0"), "Unknown version"),
+        "no groups": (lambda x: blocks.shufflenet(groups=5), "Unknown number of groups"),
         "width": (lambda x: blocks.mobilenet(width=0), "width is what"),
     }.values(),
 )

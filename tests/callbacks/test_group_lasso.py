@@ -539,16 +539,16 @@ def test_training_too_short_for_its_target_says_so():
     [
         ({"sparsity": 0.0}, r"sparsity must be a number in \(0, 1\), got 0.0"),
         ({"sparsity": 1}, r"sparsity must be a number in \(0, 1\), got 1"),
-        ({"epochs": 0}, "epochs must be None or at least 1, got 0"),
-        ({"looks": 0}, "looks must be at least 1, got 0"),
+        ({"epochs": 0}, "epochs must be a whole number of at least 1, or None, got 0"),
+        ({"looks": 0}, "looks must be a whole number of at least 1, got 0"),
         ({"sparsity": "half"}, r"sparsity must be a number in \(0, 1\), got 'half'"),
-        ({"floor": 1}, r"floor must be a share in \[0, 1\), got 1"),
-        ({"threshold": -1e-4}, "threshold must be at least 0, got -0.0001"),
-        ({"change": 1.0}, "change must be a factor above 1, got 1.0"),
+        ({"floor": 1}, r"floor must be a number in \[0, 1\), got 1"),
+        ({"threshold": -1e-4}, "threshold must be a number of at least 0, got -0.0001"),
+        ({"change": 1.0}, "change must be a number above 1, got 1.0"),
         ({"bounds": (0, 1)}, r"bounds must be two positive numbers in order, got \(0, 1\)"),
         ({"bounds": (1, 0.1)}, "bounds must be two positive numbers in order"),
         ({"groups": "filter"}, "Did you mean 'filters'"),
-        ({"of": "layers"}, "of must be 'groups' or 'weights', got 'layers'"),
+        ({"of": "layers"}, "Unknown of= 'layers'"),
     ],
 )
 def test_bad_settings_are_refused(settings, message):

@@ -567,10 +567,10 @@ def test_record_is_read_as_it_was_written(tmp_path):
         ({"windows": {"head": (0.1, float("nan"))}}, "pair of sparsities"),
         ({"windows": {"head": 0.5}}, "pair of sparsities.* Got 0.5"),
         ({"windows": {"head": "ab"}}, "pair of sparsities"),
-        ({"patience": 0}, "patience is a number of epochs, at least 1, got 0"),
-        ({"patience": 1.5}, "patience is a number of epochs"),
-        ({"tolerance": -0.1}, "tolerance is a difference of sparsities"),
-        ({"tolerance": None}, "tolerance is a difference of sparsities"),
+        ({"patience": 0}, "patience must be a whole number of at least 1, got 0"),
+        ({"patience": 1.5}, "patience must be a whole number"),
+        ({"tolerance": -0.1}, "tolerance must be a number in"),
+        ({"tolerance": None}, "tolerance must be a number in"),
     ],
 )
 def test_arguments_out_of_range_are_refused(arguments, message):

@@ -194,9 +194,9 @@ def test_training_that_was_killed_ends_like_one_that_was_not(killed_after, tmp_p
         ({"sparsity": 1.0}, r"number in \[0, 1\)"),
         ({"sparsity": {"first": -0.5}}, r"number in \[0, 1\)"),
         ({"k": 5}, "k is a dict"),
-        ({"sparsity": 0.5, "dense_epochs": True}, "dense_epochs is a number of epochs"),
-        ({"sparsity": 0.5, "dense_epochs": 0}, "dense_epochs is a number of epochs"),
-        ({"sparsity": 0.5, "sparse_epochs": 1.5}, "sparse_epochs is a number of epochs"),
+        ({"sparsity": 0.5, "dense_epochs": True}, "dense_epochs must be a whole number"),
+        ({"sparsity": 0.5, "dense_epochs": 0}, "dense_epochs must be a whole number"),
+        ({"sparsity": 0.5, "sparse_epochs": 1.5}, "sparse_epochs must be a whole number"),
     ],
 )
 def test_settings_out_of_range_are_refused(settings, message):

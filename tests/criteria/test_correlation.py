@@ -141,7 +141,7 @@ def test_the_criterion_sums_over_connections():
         ({"data": None}, "pass data"),
         ({"data": np.zeros((1, 7, 6, 4), "float32")}, "at least two images"),
         ({"images": 1}, "images must be"),
-        ({"signs": "both"}, "signs must be one of"),
+        ({"signs": "both"}, "Unknown signs"),
     ],
 )
 def test_bad_arguments(arguments, message):

@@ -280,10 +280,10 @@ def test_layers_inside_nested_models_and_wrappers_are_seen():
     [
         (lambda: criteria.get("entopy"), "Did you mean 'entropy'"),
         (lambda: criteria.Entropy(bins=1), "at least 2"),
-        (lambda: criteria.APoZ(epsilon=-1), "not be negative"),
+        (lambda: criteria.APoZ(epsilon=-1), "of at least 0"),
         (lambda: criteria.get({"name": "entropy", "bin": 3}), "unexpected keyword argument 'bin'"),
         (lambda: criteria.get({"name": ["entropy"]}), "Unknown criterion"),
-        (lambda: criteria.Entropy(bins="many"), "whole numbers"),
+        (lambda: criteria.Entropy(bins="many"), "a whole number"),
         (lambda: criteria.APoZ(epsilon="small"), "must be a number"),
         (lambda: criteria.APoZ().score(two_inputs(), ["of_a"], {"a": np.zeros((3, 4))}), "named"),
         (lambda: criteria.APoZ().score(relu_network(), ["units"], {"image": np.zeros((3, 1))}), "named"),

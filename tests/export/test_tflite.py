@@ -359,12 +359,12 @@ def test_cause_of_a_failed_conversion_is_short():
         ({"quantization": "int8", "representative_data": np.empty((0, 3))}, "data is empty"),
         ({"quantization": "int8", "representative_data": iter([])}, "data is empty"),
         ({"quantization": "int8", "representative_data": 3}, "Expected arrays, a dataset or an iterable"),
-        ({"sparse_encoding": "yes"}, "must be 'auto', True or False"),
+        ({"sparse_encoding": "yes"}, "Available: auto, True, False"),
         ({"data": np.ones((2, 4))}, r"Input 'x' takes arrays of shape \(None, 3\); the data has \(2, 4\)"),
         ({"data": {"y": np.ones((2, 3))}}, "takes 1 input: 'x' .* a dict with the keys 'y'"),
         ({"data": np.full((2, 3), np.nan)}, "itself returns NaN or infinite values on the given inputs"),
-        ({"tolerance": 0.0}, "tolerance must be positive"),
-        ({"tolerance": float("nan")}, "tolerance must be positive"),
+        ({"tolerance": 0.0}, "tolerance must be a number above 0"),
+        ({"tolerance": float("nan")}, "tolerance must be a number above 0"),
     ],
 )
 def test_wrong_argument_is_refused_before_anything_is_converted(monkeypatch, tmp_path, options, match):

@@ -298,7 +298,7 @@ def test_initializer_sees_the_full_kernel():
         ({"entries": -1}, "entries must be whole, 0 or more, got -1"),
         ({"strides": (1, 2, 3)}, "strides must be 2 whole numbers"),
         ({"strides": 2, "dilation_rate": 2}, "do not go with dilation_rate"),
-        ({"padding": "causal"}, "padding must be 'valid' or 'same', got 'causal'"),
+        ({"padding": "causal"}, "Unknown padding 'causal'"),
     ],
 )
 def test_bad_settings_are_refused(settings, message):

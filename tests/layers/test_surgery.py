@@ -243,8 +243,8 @@ def test_masks_stay_as_they_are_after_the_stop():
 @pytest.mark.parametrize(
     "settings, message",
     [
-        ({"gamma": -1.0}, "gamma must not be negative"),
-        ({"power": -1.0}, "power must not be negative"),
+        ({"gamma": -1.0}, "gamma must be a number of at least 0"),
+        ({"power": -1.0}, "power must be a number of at least 0"),
         ({"stop": 0}, "ends the surgery before it begins"),
         ({"sparsity": 1.0}, r"number in \[0, 1\)"),
     ],

@@ -113,7 +113,7 @@ def test_a_layer_that_is_never_faster_has_no_window(monkeypatch):
         ({"kernel": np.ones((3, 3, 64, 95))}, r"must have the shape \(3, 3, 64, 96\), got \(3, 3, 64, 95\)"),
         ({"weights": -1}, "got -1"),
         ({"weights": 5, "threads": 0}, "threads must be"),
-        ({"weights": 5, "dtype": "int4"}, "dtype must be one of .'float32', 'int8'., got 'int4'"),
+        ({"weights": 5, "dtype": "int4"}, "Unknown dtype 'int4'"),
     ],
 )
 def test_arguments_that_do_not_fit_are_refused(given, message):
@@ -128,7 +128,7 @@ def test_a_filter_that_is_larger_than_the_map_is_refused():
 
 
 def test_an_unknown_padding_is_refused():
-    with pytest.raises(ValueError, match="padding must be 'same' or 'valid', got 'full'"):
+    with pytest.raises(ValueError, match="Unknown padding 'full'"):
         dataclasses.replace(SHAPE, padding="full")
 
 

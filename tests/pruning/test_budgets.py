@@ -252,7 +252,7 @@ def test_a_model_of_open_size_is_measured_at_the_size_given(made_up):
     "make, message",
     [
         (lambda: Budget({"latency": 1.5}), "for milliseconds say latency_ms"),
-        (lambda: Budget({"latency_ms": 0}), "must be positive"),
+        (lambda: Budget({"latency_ms": 0}), "must be a number above 0"),
         (lambda: Budget({"latencyms": 3}), "Did you mean 'latency_ms'"),
         (lambda: LatencyTable(0), "threads must be"),
         (lambda: LatencyTable(1.5), "threads must be"),

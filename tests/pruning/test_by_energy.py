@@ -161,7 +161,7 @@ def test_lines_tell_how_far_it_is(capsys):
         ({"per_round": 0.0}, "per_round must be"),
         ({"share_restored": 1.5}, "share_restored must be"),
         ({"steps": 0}, "steps must be"),
-        ({"target": "now"}, "target must be one of"),
+        ({"target": "now"}, "Unknown target"),
         ({"positions": 0}, "positions must be"),
         ({"ridge": -1.0}, "ridge must be"),
         ({"include": ["norm"]}, "cannot be pruned: BatchNormalization"),

@@ -127,7 +127,7 @@ def test_shares_by_layer_and_the_same_draws_for_the_same_seed():
         ({"sparsity": {}}, "empty"),
         ({"upper": 1.5}, "upper must be"),
         ({"images": 1}, "images must be"),
-        ({"signs": "both"}, "signs must be"),
+        ({"signs": "both"}, "Unknown signs"),
         ({"retrain": 3}, "retrain must be"),
         ({"include": "flatten.*"}, "Flatten is no Dense layer"),
         ({"exclude": ["first", "second", "hidden", "head"]}, "no Dense layer and no convolution"),

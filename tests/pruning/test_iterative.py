@@ -172,7 +172,7 @@ def test_the_model_given_is_not_changed_even_if_nothing_is_to_be_removed():
     ("arguments", "message"),
     [
         ({"sparsity": {"first": 0.5}}, "one sparsity"),
-        ({"per_round": 0}, "per_round must be"),
+        ({"per_round": 0}, "per_round, of channels or a share below 1, must be"),
         ({"momentum": 1.0}, "momentum must be"),
         ({"retrain": "fit"}, "retrain must be"),
         ({"criterion": "taylor", "data": None}, "pass data"),

@@ -377,7 +377,7 @@ def test_any_function_is_a_criterion():
         ({"criterion": "l1", "sparsity": {"fist": 0.5}}, "Did you mean 'first'"),
         ({"criterion": "l1", "sparsity": 0.5, "exclude": ".*"}, "Nothing can be pruned"),
         ({"criterion": "l1", "budget": {"mac": 0.5}}, "Did you mean 'macs'"),
-        ({"criterion": "l1", "budget": {"macs": 0}}, "must be positive"),
+        ({"criterion": "l1", "budget": {"macs": 0}}, "must be a number above 0"),
         ({"criterion": "l1", "budget": 0.5}, "A budget is a dict"),
         ({"criterion": "apoz", "sparsity": 0.5}, "pass data"),
         ({"criterion": "apoz", "sparsity": 0.5, "data": np.zeros((4, 3, 3, 3))}, "wants batches of shape"),

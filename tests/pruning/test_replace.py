@@ -301,8 +301,8 @@ def test_a_share_of_squares_is_kept(rank, groups):
         ("separable", {"groups": 2}, "takes"),
         ("grouped", {"groups": 0}, "groups must be"),
         ("grouped", {"groups": 2.0}, "groups must be"),
-        ("fire", {"squeezed": 1}, "squeezed is a share"),
-        ("fire", {"expanded": "half"}, "expanded is a share"),
+        ("fire", {"squeezed": 1}, "squeezed must be a number in"),
+        ("fire", {"expanded": "half"}, "expanded must be a number in"),
         ("fire", {"include": "heads"}, "Did you mean 'head'"),
     ],
 )

@@ -10,7 +10,6 @@
 
 import dataclasses
 import math
-import numbers
 import os
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
@@ -24,7 +23,7 @@ from rich.table import Table
 
 from tfcompress import _calls, _data
 from tfcompress._arrays import to_numpy
-from tfcompress._registry import near_miss
+from tfcompress._checks import check_choice, check_number, check_whole
 from tfcompress._text import plain
 from tfcompress.analysis.costs import counts, own_weights, why_uncounted
 from tfcompress.analysis.mac_rules import lookup
@@ -73,8 +72,7 @@ class Hardware:
 
     def __post_init__(self) -> None:
         for name, value in vars(self).items():
-            if not isinstance(value, numbers.Real) or not 0 < float(value) < math.inf:
-                raise ValueError(f"{name} of the hardware must be a positive number, got {value!r}.")
+            check_number(f"{name} of the hardware", value, "(0, inf)")
 
     @classmethod
     def of(cls, source: "Hardware | Mapping[str, Any] | str | os.PathLike | None") -> "Hardware":
@@ -93,8 +91,7 @@ class Hardware:
             raise ValueError(f"Hardware is described by names and numbers, got {source!r}.")
         known = [field.name for field in dataclasses.fields(cls)]
         for name in source or {}:
-            if name not in known:
-                raise ValueError(near_miss("property of the hardware", name, known))
+            check_choice("property of the hardware", name, known)
         return cls(**(source or {}))
 
 
@@ -188,8 +185,7 @@ def energy(
         "weight_bits": weight_bits,
         "activation_bits": activation_bits,
     }.items():
-        if not isinstance(number, numbers.Integral) or number < 1:
-            raise ValueError(f"{name} must be a positive whole number, got {number!r}.")
+        check_whole(name, number)
     machine = Hardware.of(hardware)
     steps = replay(model, input_shape).steps
     densities = {} if data is None else _densities(model, data)

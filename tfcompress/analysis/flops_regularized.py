@@ -1,7 +1,6 @@
 """Scores less what a channel costs (Molchanov et al. 2017)."""
 
 import math
-import numbers
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -11,7 +10,7 @@ import keras
 import numpy as np
 
 from tfcompress import _calls, channels
-from tfcompress._registry import near_miss
+from tfcompress._checks import check_choice, check_number
 from tfcompress.analysis import grouping
 from tfcompress.analysis.costs import costs
 from tfcompress.analysis.steps import InputShape
@@ -49,10 +48,8 @@ class FlopsRegularized(Criterion):
 
     def __post_init__(self) -> None:
         grouping.criterion_of(self.criterion)
-        if not isinstance(self.weight, numbers.Real) or not 0 <= float(self.weight) < math.inf:
-            raise ValueError(f"weight must be a number of at least 0, got {self.weight!r}.")
-        if self.unit not in UNITS:
-            raise ValueError(near_miss("unit", self.unit, UNITS))
+        check_number("weight", self.weight, "[0, inf)")
+        check_choice("unit", self.unit, UNITS)
 
     def score(self, model: keras.Model, layers: Sequence[str], data: Any = None) -> dict[str, np.ndarray]:
         criterion = grouping.criterion_of(self.criterion)

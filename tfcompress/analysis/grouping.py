@@ -8,8 +8,8 @@ import keras
 import numpy as np
 
 from tfcompress import _calls, _names, channels, criteria
+from tfcompress._checks import near_miss
 from tfcompress._names import Patterns
-from tfcompress._registry import near_miss
 from tfcompress.channels import ChannelGraph, Group
 from tfcompress.selection import POOLS
 

@@ -8,7 +8,6 @@
 """
 
 import contextlib
-import numbers
 import pathlib
 import tempfile
 from collections.abc import Iterator, Sequence
@@ -18,7 +17,7 @@ from typing import Any
 import keras
 import numpy as np
 
-from tfcompress._registry import near_miss
+from tfcompress._checks import check_choice, check_number, check_whole
 from tfcompress._runtimes import conversion, process
 from tfcompress._runtimes.signature import Signature
 from tfcompress.ops import delegate as delegate_library
@@ -158,12 +157,10 @@ class _Settings:
     data: Any = None
 
     def __post_init__(self) -> None:
-        if self.runtime not in RUNTIMES:
-            raise ValueError(near_miss("runtime", self.runtime, RUNTIMES))
-        for name, least in {"threads": 1, "batch": 1, "repeats": 1, "warmup": 0, "seconds": 0}.items():
-            value = getattr(self, name)
-            if not isinstance(value, numbers.Real) or value < least:
-                raise ValueError(f"{name} must be a number of at least {least}, got {value!r}.")
+        check_choice("runtime", self.runtime, RUNTIMES)
+        for name, least in {"threads": 1, "batch": 1, "repeats": 1, "warmup": 0}.items():
+            check_whole(name, getattr(self, name), least)
+        check_number("seconds", self.seconds, "[0, inf)")
 
     @property
     def inputs(self) -> Any:

@@ -21,6 +21,7 @@ import keras
 from keras import layers
 
 from tfcompress import _calls
+from tfcompress._checks import check_whole
 from tfcompress._runtimes import process
 from tfcompress.analysis.steps import InputShape, Step, replay
 
@@ -64,8 +65,7 @@ class LatencyTable:
     def __init__(
         self, threads: int = 1, path: str | os.PathLike | None = None, measure: Measure | None = None
     ):
-        if not isinstance(threads, int) or threads < 1:
-            raise ValueError(f"threads must be a positive whole number, got {threads!r}.")
+        check_whole("threads", threads)
         self.threads, self.path, self._measure = threads, None if path is None else Path(path), measure
         self.unmeasured: dict[str, str] = {}
         self._server: process.Server | None = None

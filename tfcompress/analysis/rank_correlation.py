@@ -11,6 +11,7 @@ import numpy as np
 from scipy import stats
 
 from tfcompress import _data, channels
+from tfcompress._checks import check_choice
 from tfcompress.analysis import grouping
 from tfcompress.selection import POOLS
 
@@ -67,8 +68,7 @@ def rank_correlation(
     >>> round(found["oracle"].mean, 6)
     1.0
     """
-    if pool not in POOLS:
-        raise ValueError(f"pool must be one of {list(POOLS)}, got {pool!r}.")
+    check_choice("pool", pool, POOLS)
     chosen = _named(criteria)
     data = _data.repeatable(data)
     graph = channels.trace(model)

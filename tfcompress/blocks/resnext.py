@@ -9,7 +9,7 @@ import keras
 import numpy as np
 from keras import layers
 
-from tfcompress._registry import near_miss
+from tfcompress._checks import check_choice, near_miss
 from tfcompress.blocks.convolution import convolution, finished
 from tfcompress.blocks.residual import EXPANSION, joined, residual_net
 
@@ -46,8 +46,7 @@ def aggregated(
     Raises:
         ValueError: the form is unknown.
     """
-    if form not in FORMS:
-        raise ValueError(near_miss("form", form, FORMS))
+    check_choice("form", form, FORMS)
     if form == "grouped":
         y = convolution(x, cardinality * width, name=f"{name}_conv1")
         y = convolution(y, cardinality * width, 3, strides, groups=cardinality, name=f"{name}_conv2")

@@ -5,6 +5,7 @@ from typing import Any
 import keras
 from keras import layers
 
+from tfcompress._checks import check_choice
 from tfcompress.blocks.convolution import classifier, convolution, depthwise, images
 from tfcompress.layers import ChannelShuffle
 
@@ -73,8 +74,7 @@ def shufflenet(
     Raises:
         ValueError: the groups are none of these, or do not divide the channels at this width.
     """
-    if groups not in WIDTHS:
-        raise ValueError(f"groups must be one of {sorted(WIDTHS)}, got {groups!r}.")
+    check_choice("number of groups", groups, WIDTHS)
     inputs = images(input_shape)
     stem = _multiple(STEM * (width if width < 1 else int(width)), groups)
     x = convolution(inputs, stem, 3, 2, name="stem")

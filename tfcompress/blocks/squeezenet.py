@@ -5,6 +5,7 @@ from typing import Any
 import keras
 from keras import layers
 
+from tfcompress._checks import check_choice
 from tfcompress.blocks.convolution import convolution, images
 
 # filters of the stem, its size, and before which of fire2 ... fire9 maps are halved
@@ -52,8 +53,7 @@ def squeezenet(
     Raises:
         ValueError: the version is unknown.
     """
-    if version not in VERSIONS:
-        raise ValueError(f"version must be one of {sorted(VERSIONS)}, got {version!r}.")
+    check_choice("version", version, VERSIONS)
     filters, size, pooled = VERSIONS[version]
     inputs = images(input_shape)
     x = convolution(inputs, filters, size, 2, norm=False, padding="valid", name="stem")

@@ -1,6 +1,5 @@
 """Guided sparsity learning (Park et al. 2017): pressure only on layers that zeros make faster."""
 
-import numbers
 import warnings
 from dataclasses import replace
 from pathlib import Path
@@ -9,6 +8,7 @@ from typing import Any
 import keras
 import numpy as np
 
+from tfcompress._checks import check_number, check_whole
 from tfcompress.analysis.steps import InputShape
 from tfcompress.callbacks.held import let_go
 from tfcompress.callbacks.masks import UpdateMasks
@@ -104,10 +104,8 @@ class GuidedSparsity(UpdateMasks):
         per_layer: bool = False,
     ):
         super().__init__(per_layer=per_layer)
-        if not _is_count(patience):
-            raise ValueError(f"patience is a number of epochs, at least 1, got {patience!r}.")
-        if not _is_share(tolerance):
-            raise ValueError(f"tolerance is a difference of sparsities, in [0, 1), got {tolerance!r}.")
+        check_whole("patience", patience)
+        check_number("tolerance", tolerance, "[0, 1)")
         self.windows, self.input_shape = checked_windows(windows), input_shape
         self.patience, self.tolerance = int(patience), float(tolerance)
         if backup is not None and (not isinstance(backup, (str, Path)) or Path(backup).is_file()):
@@ -269,11 +267,3 @@ def _had_its_chance(rule: MaskRule, passed: range) -> bool:
     """Whether the rule updated masks in these steps, or never will again."""
     due = rule.next_update(passed.start)
     return due is None or due < passed.stop
-
-
-def _is_count(value: Any) -> bool:
-    return isinstance(value, numbers.Integral) and not isinstance(value, bool) and int(value) >= 1
-
-
-def _is_share(value: Any) -> bool:
-    return isinstance(value, numbers.Real) and 0 <= float(value) < 1

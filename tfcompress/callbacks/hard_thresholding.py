@@ -1,6 +1,5 @@
 """Iterative hard thresholding (Jin et al. 2016): training all weights alternates with the k largest."""
 
-import numbers
 import warnings
 from collections.abc import Mapping
 from typing import Any
@@ -10,9 +9,9 @@ import numpy as np
 
 from tfcompress import _kernels
 from tfcompress._arrays import to_numpy
+from tfcompress._checks import check_whole, near_miss
 from tfcompress._names import Patterns, chosen, matches
 from tfcompress._ranking import largest
-from tfcompress._registry import near_miss
 from tfcompress.callbacks.training import sync
 from tfcompress.callbacks.zeros import Zeros
 from tfcompress.schedules import check_sparsity
@@ -76,8 +75,7 @@ class IterativeHardThresholding(keras.callbacks.Callback):
         for share in sparsity.values() if isinstance(sparsity, Mapping) else [sparsity] if k is None else []:
             check_sparsity(share)
         for name, epochs in (("dense_epochs", dense_epochs), ("sparse_epochs", sparse_epochs)):
-            if not _is_count(epochs):
-                raise ValueError(f"{name} is a number of epochs, at least 1, got {epochs!r}.")
+            check_whole(name, epochs)
         self.sparsity, self.k = sparsity, k
         self.dense_epochs, self.sparse_epochs = dense_epochs, sparse_epochs
         self.sparse_first, self.progressive = sparse_first, progressive
@@ -141,10 +139,7 @@ class IterativeHardThresholding(keras.callbacks.Callback):
         size = int(np.prod(weight.shape))
         if self.k is None:
             return max(1, size - round(wanted * size))
-        if not _is_count(wanted) or wanted > size:
-            raise ValueError(
-                f"k for '{path}' must be a whole number from 1 to {size}, its entries, got {wanted!r}."
-            )
+        check_whole(f"k for '{path}'", wanted, 1, size)
         return int(wanted)
 
     def on_epoch_begin(self, epoch: int, logs: Any = None) -> None:
@@ -184,7 +179,3 @@ class IterativeHardThresholding(keras.callbacks.Callback):
             self._zeros.set((weight, self._largest(weight, kept, self._last_round)) for weight, kept in full)
         self._zeros.apply()
         self._zeros.release()
-
-
-def _is_count(value: Any) -> bool:
-    return isinstance(value, numbers.Integral) and not isinstance(value, bool) and int(value) >= 1

@@ -3,7 +3,7 @@
 import json
 import math
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -13,8 +13,8 @@ import numpy as np
 
 from tfcompress import regularizers
 from tfcompress._arrays import to_numpy
+from tfcompress._checks import check_choice, check_number, check_whole, is_number
 from tfcompress._ranking import largest
-from tfcompress._registry import near_miss
 from tfcompress.callbacks.training import sync
 from tfcompress.callbacks.zeros import Zeros
 
@@ -109,16 +109,15 @@ class ReachSparsity(keras.callbacks.Callback):
         backup: str | Path | None = None,
     ):
         super().__init__()
-        _check("sparsity", sparsity, "a number in (0, 1)", lambda: 0 < sparsity < 1)
-        _check("epochs", epochs, "None or at least 1", lambda: epochs is None or epochs >= 1)
-        _check("looks", looks, "at least 1", lambda: looks >= 1)
-        _check("threshold", threshold, "at least 0", lambda: threshold >= 0)
-        _check("floor", floor, "a share in [0, 1)", lambda: 0 <= floor < 1)
-        _check("change", change, "a factor above 1", lambda: change > 1)
-        _check("bounds", bounds, "two positive numbers in order", lambda: 0 < bounds[0] < bounds[1])
-        if groups not in (None, *regularizers.GROUPS):
-            raise ValueError(near_miss("groups", groups, regularizers.GROUPS))
-        _check("of", of, "'groups' or 'weights'", lambda: of in ("groups", "weights"))
+        check_number("sparsity", sparsity, "(0, 1)")
+        check_whole("epochs", epochs, or_none=True)
+        check_whole("looks", looks)
+        check_number("threshold", threshold, "[0, inf)")
+        check_number("floor", floor, "[0, 1)")
+        check_number("change", change, "(1, inf)")
+        _check_bounds(bounds)
+        check_choice("groups", groups, (None, *regularizers.GROUPS))
+        check_choice("of=", of, ("groups", "weights"))
         self.sparsity, self.of, self.epochs, self.looks = sparsity, of, epochs, looks
         self.groups, self.threshold, self.floor = groups, threshold, floor
         self.change, self.bounds, self.release = change, bounds, release
@@ -339,10 +338,7 @@ class _State:
     reached: bool
 
 
-def _check(name: str, value: Any, expected: str, holds: Callable[[], bool]) -> None:
-    try:
-        good = holds()
-    except TypeError:  # a value that cannot be compared
-        good = False
-    if not good:
-        raise ValueError(f"{name} must be {expected}, got {value!r}.")
+def _check_bounds(bounds: Any) -> None:
+    pair = isinstance(bounds, Sequence) and len(bounds) == 2
+    if not pair or not all(is_number(bound, "(0, inf)") for bound in bounds) or bounds[0] >= bounds[1]:
+        raise ValueError(f"bounds must be two positive numbers in order, got {bounds!r}.")

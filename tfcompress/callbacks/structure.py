@@ -8,8 +8,8 @@ import numpy as np
 
 from tfcompress import _calls, _kernels
 from tfcompress._arrays import to_numpy
+from tfcompress._checks import check_choice
 from tfcompress._names import Patterns, chosen
-from tfcompress._registry import near_miss
 from tfcompress.callbacks.zeros import Zeros
 from tfcompress.regularizers import GroupLasso
 
@@ -55,8 +55,7 @@ class FreezeZeros(keras.callbacks.Callback):
         exclude: Patterns = None,
     ):
         super().__init__()
-        if mode not in MODES:
-            raise ValueError(near_miss("mode", mode, MODES))
+        check_choice("mode", mode, MODES)
         if not threshold >= 0:
             raise ValueError(f"threshold must be >= 0, got {threshold!r}.")
         self.mode, self.threshold, self.include, self.exclude = mode, threshold, include, exclude

@@ -13,8 +13,8 @@ from typing import Any
 import keras
 
 from tfcompress import _calls
+from tfcompress._checks import near_miss
 from tfcompress._names import matches
-from tfcompress._registry import near_miss
 from tfcompress.analysis.steps import InputShape, replay
 from tfcompress.layers.sparse_conv import unsuited
 from tfcompress.ops import ConvShape, Window, useful_window

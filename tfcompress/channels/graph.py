@@ -19,7 +19,7 @@ import keras
 import numpy as np
 
 from tfcompress import _calls
-from tfcompress._registry import near_miss
+from tfcompress._checks import near_miss
 from tfcompress.channels import rules
 from tfcompress.channels.ids import Ids, Keep, Ledger, known_shape
 

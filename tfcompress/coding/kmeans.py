@@ -12,7 +12,7 @@ from collections.abc import Callable
 
 import numpy as np
 
-from tfcompress._registry import near_miss
+from tfcompress._checks import check_choice
 
 ITERATIONS = 300
 
@@ -42,8 +42,7 @@ def cluster(values: np.ndarray, count: int, method: str = "linear", *, seed: int
     values = np.asarray(values).ravel()
     if count != int(count) or count < 1:
         raise ValueError(f"The number of clusters must be a whole number of at least 1, got {count!r}.")
-    if method not in (*STARTS, "exact"):
-        raise ValueError(near_miss("method of clustering", method, (*STARTS, "exact")))
+    check_choice("method of clustering", method, (*STARTS, "exact"))
     if not len(values) or not np.isfinite(values).all():
         raise ValueError("Only finite values can be clustered, and at least one.")
     ordered = np.sort(values.astype("float64"))

@@ -1,12 +1,12 @@
 """Average percentage of zeros (Hu et al. 2016, "Network Trimming")."""
 
-import numbers
 from dataclasses import dataclass
 from typing import Any
 
 import keras
 import numpy as np
 
+from tfcompress._checks import check_number
 from tfcompress.criteria.criterion import ActivationCriterion, mean, over_positions, sums
 
 
@@ -30,8 +30,7 @@ class APoZ(ActivationCriterion):
     epsilon: float = 0.0
 
     def __post_init__(self):
-        if not isinstance(self.epsilon, numbers.Real) or not self.epsilon >= 0:
-            raise ValueError(f"epsilon must be a number and must not be negative, got {self.epsilon!r}.")
+        check_number("epsilon", self.epsilon, "[0, inf)")
 
     @property
     def needs_activation(self) -> bool:

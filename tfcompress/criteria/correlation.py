@@ -1,7 +1,6 @@
 """How a neuron goes along with each of its inputs (Sun, Wang and Tang 2016)."""
 
 import math
-import numbers
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
@@ -11,6 +10,7 @@ import numpy as np
 from keras import layers
 
 from tfcompress import _data
+from tfcompress._checks import check_choice, check_whole
 from tfcompress._unfold import CONVOLUTIONS, Window, inner
 from tfcompress.criteria.criterion import Criterion, checked
 from tfcompress.criteria.sites import Place, Site, operations, owners, site
@@ -53,8 +53,7 @@ class Correlation(Criterion):
 
 
 def check_images(images: Any) -> None:
-    if not isinstance(images, numbers.Integral) or images < 2:
-        raise ValueError(f"images must be a whole number of at least 2, got {images!r}.")
+    check_whole("images", images, 2)
 
 
 def why_not(layer: Any) -> str | None:
@@ -109,8 +108,7 @@ def correlations(
     if reason := why_not(operation):
         raise ValueError(f"Layer '{layer}' has no correlations: {reason}.")
     check_images(images)
-    if signs not in SIGNS:
-        raise ValueError(f"signs must be one of {SIGNS}, got {signs!r}.")
+    check_choice("signs", signs, SIGNS)
     if data is None:
         raise ValueError("Correlations look at activations: pass data, e.g. a few hundred images.")
     sums = _Sums(tuple(inner(operation).kernel.shape))

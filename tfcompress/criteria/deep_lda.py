@@ -1,6 +1,5 @@
 """LDA of the last convolution, and what earlier neurons give to those it keeps (Tian et al. 2017)."""
 
-import numbers
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
@@ -10,6 +9,7 @@ import numpy as np
 from keras import layers
 
 from tfcompress import _calls, _cloning, _data
+from tfcompress._checks import check_choice, check_number
 from tfcompress._gradients import gradients
 from tfcompress.criteria.criterion import Criterion, checked
 from tfcompress.criteria.lda import LDA, strongest
@@ -52,13 +52,9 @@ class DeepLDA(Criterion):
     needs_labels: ClassVar[bool] = True
 
     def __post_init__(self):
-        if not isinstance(self.keep, numbers.Real) or not self.keep > 0:
-            raise ValueError(
-                f"keep must be a positive number of neurons, or a share of them, got {self.keep!r}."
-            )
-        for name in ("over_images", "over_neurons"):
-            if getattr(self, name) not in OVER:
-                raise ValueError(f"{name} must be one of {list(OVER)}, got {getattr(self, name)!r}.")
+        check_number("keep, of neurons or a share below 1,", self.keep, "(0, inf)")
+        check_choice("over_images", self.over_images, OVER)
+        check_choice("over_neurons", self.over_neurons, OVER)
 
     def score(self, model: keras.Model, layers: Sequence[str], data: Any = None) -> dict[str, np.ndarray]:
         last = layers[-1] if self.last is None else self.last

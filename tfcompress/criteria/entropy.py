@@ -1,12 +1,12 @@
 """The entropy of a channel's pooled activations (Luo and Wu 2017)."""
 
-import numbers
 from dataclasses import dataclass
 from typing import Any
 
 import keras
 import numpy as np
 
+from tfcompress._checks import check_whole
 from tfcompress.criteria.criterion import ActivationCriterion, over_positions
 
 
@@ -37,11 +37,8 @@ class Entropy(ActivationCriterion):
     images: int = 1024
 
     def __post_init__(self):
-        if not all(isinstance(n, numbers.Integral) and n >= 2 for n in (self.bins, self.images)):
-            raise ValueError(
-                "bins and images must be whole numbers, at least 2, "
-                f"got bins={self.bins!r}, images={self.images!r}."
-            )
+        check_whole("bins", self.bins, 2)
+        check_whole("images", self.images, 2)
 
     def statistics(self, outputs: Any, labels: Any) -> Any:
         return over_positions(keras.ops.mean, outputs)

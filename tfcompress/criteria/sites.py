@@ -8,7 +8,7 @@ from keras import layers
 
 from tfcompress import _calls
 from tfcompress._calls import Call, Recipe, Ref
-from tfcompress._registry import near_miss
+from tfcompress._checks import near_miss
 
 # What a signal passes on its way to an activation function, and is looked at behind, even if none comes.
 _PASSED = (

@@ -1,12 +1,12 @@
 """Taylor expansions of the loss: what it would lose without a channel (Molchanov et al. 2017, 2019)."""
 
-import numbers
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import keras
 import numpy as np
 
+from tfcompress._checks import check_whole
 from tfcompress.criteria.criterion import GradientCriterion, mean, sums
 
 
@@ -65,8 +65,7 @@ class Taylor2019(GradientCriterion):
     batch_size: int = 32
 
     def __post_init__(self):
-        if not isinstance(self.batch_size, numbers.Integral) or self.batch_size < 1:
-            raise ValueError(f"batch_size must be a positive whole number, got {self.batch_size!r}.")
+        check_whole("batch_size", self.batch_size)
 
     def statistics(self, slopes: Any) -> Any:
         return slopes

@@ -7,7 +7,7 @@ import keras
 from keras import ops
 
 from tfcompress import _names
-from tfcompress._registry import near_miss
+from tfcompress._checks import check_choice
 from tfcompress.distillation.loss import GRADIENTS, SYMMETRY, DistillationLoss, FeatureLoss
 from tfcompress.distillation.maps import check_maps, length, rows, same_size, unit
 from tfcompress.distillation.watch import RESOLUTIONS, Shape
@@ -58,10 +58,8 @@ class AttentionTransfer(FeatureLoss):
         super().__init__(teacher_layers, student_layers, name)
         if not p > 0:
             raise ValueError(f"p must be above 0, got {p!r}.")
-        if pool not in POOLS:
-            raise ValueError(near_miss("pool", pool, POOLS))
-        if form not in FORMS:
-            raise ValueError(near_miss("form", form, FORMS))
+        check_choice("pool", pool, POOLS)
+        check_choice("form", form, FORMS)
         self.p, self.pool, self.form = float(p), pool, form
         self.beta = FORMS[form] if beta is None else float(beta)
 

@@ -1,6 +1,5 @@
 """Train a small model on what a large one says."""
 
-import numbers
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -9,6 +8,7 @@ import keras
 from keras import ops
 
 from tfcompress import _names
+from tfcompress._checks import check_number, is_number
 from tfcompress.distillation import keras_losses
 from tfcompress.distillation.cache import Lessons, remembered, split
 from tfcompress.distillation.loss import DistillationLoss
@@ -79,7 +79,7 @@ class Distiller(keras.Model):
         self.distillation_weight = distillation_weight
         if distillation_weight is not None:
             _weight(distillation_weight, "distillation_weight")
-        elif isinstance(student_loss_weight, numbers.Real) and not 0 <= float(student_loss_weight) <= 1:
+        elif is_number(student_loss_weight) and not is_number(student_loss_weight, "[0, 1]"):
             raise ValueError(
                 f"student_loss_weight must be from 0 to 1 unless distillation_weight is said, too; got "
                 f"{student_loss_weight}."
@@ -274,9 +274,9 @@ def _weights(weights: Any, losses: int) -> list[Weight]:
 
 
 def _weight(weight: Any, name: str) -> Weight:
-    if callable(weight) or (isinstance(weight, numbers.Real) and 0 <= float(weight) < float("inf")):
-        return weight
-    raise ValueError(f"{name} must be a number of at least 0, or a function of the step, got {weight!r}.")
+    if not callable(weight):
+        check_number(name, weight, "[0, inf)", or_else="a function of the step")
+    return weight
 
 
 def _check_student(student: Any) -> None:

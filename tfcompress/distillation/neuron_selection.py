@@ -1,6 +1,5 @@
 """Which neurons of a teacher are worth learning from (Luo et al. 2016)."""
 
-import numbers
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -12,6 +11,7 @@ from scipy import stats
 
 from tfcompress import _calls, _data
 from tfcompress._arrays import to_numpy
+from tfcompress._checks import check_number, check_whole
 from tfcompress.distillation.hints import adapter
 from tfcompress.distillation.loss import FeatureLoss
 from tfcompress.distillation.watch import Shape, Watch
@@ -88,8 +88,7 @@ def select_neurons(
             same in all images, no neuron fires, or there are fewer than `count`.
     """
     for name, value in {"strength": strength, "aversion": aversion}.items():
-        if not isinstance(value, numbers.Real) or not float(value) >= 0:
-            raise ValueError(f"{name} must be a number of at least 0, got {value!r}.")
+        check_number(name, value, "[0, inf)")
     features, labels = _features(teacher, layer, data, wants_labels=attributes is None)
     of_task = _one_hot(labels) if attributes is None else _binary(attributes, len(features), "attributes")
     unary = 0.5 - separation(features, of_task)
@@ -150,8 +149,7 @@ def minimize(unary: np.ndarray, pairs: np.ndarray, count: int | None = None) -> 
     available = int(np.isfinite(unary).sum())
     if not available:
         raise ValueError("No neuron of the layer fires on any of the images.")
-    if count is not None and (not isinstance(count, numbers.Integral) or not 1 <= count <= available):
-        raise ValueError(f"count must be a whole number from 1 to {available}, got {count!r}.")
+    check_whole("count", count, 1, available, or_none=True)
     chosen = np.zeros(len(unary), bool)
     while change := _addition(unary, pairs, chosen, count):
         chosen[change[1]] = True

@@ -1,6 +1,5 @@
 """Losses between outputs: logits of both networks, whatever they end in."""
 
-import numbers
 from collections.abc import Sequence
 from typing import Any, ClassVar
 
@@ -8,7 +7,7 @@ import keras
 from keras import ops
 
 from tfcompress import _calls, _losses, _names
-from tfcompress._registry import near_miss
+from tfcompress._checks import check_choice, check_number, near_miss
 from tfcompress.distillation.loss import OUTPUTS, DistillationLoss
 
 ACTIVATIONS = ("softmax", "sigmoid")
@@ -51,10 +50,8 @@ class OutputLoss(DistillationLoss):
         name: str | None = None,
     ):
         super().__init__(name=name)
-        if not isinstance(temperature, numbers.Real) or not 0 < float(temperature) < float("inf"):
-            raise ValueError(f"temperature must be a number above 0, got {temperature!r}.")
-        if activation is not None and activation not in ACTIVATIONS:
-            raise ValueError(f"activation must be one of {ACTIVATIONS} or None, got {activation!r}.")
+        check_number("temperature", temperature, "(0, inf)")
+        check_choice("activation", activation, (*ACTIVATIONS, None))
         self.temperature, self.activation = float(temperature), activation
         self.outputs = None if outputs is None else _names.listed(outputs)
         self.teacher_from_logits, self.student_from_logits = teacher_from_logits, student_from_logits

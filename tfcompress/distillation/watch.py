@@ -17,8 +17,8 @@ from typing import Any, NamedTuple
 import keras
 
 from tfcompress import _calls, _names
+from tfcompress._checks import near_miss
 from tfcompress._gradients import pullback
-from tfcompress._registry import near_miss
 from tfcompress.criteria.taps import channel_axis
 
 RESOLUTIONS = "last_of_each_resolution"

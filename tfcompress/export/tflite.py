@@ -19,7 +19,7 @@ import keras
 import numpy as np
 
 from tfcompress import _data
-from tfcompress._registry import near_miss
+from tfcompress._checks import check_choice
 from tfcompress._runtimes import conversion, process
 from tfcompress._runtimes.signature import Signature
 from tfcompress.export import inputs, verify
@@ -167,20 +167,17 @@ def _checked_path(path: Any) -> pathlib.Path:
 
 
 def _check_options(quantization: str | None, representative_data: Any, sparse_encoding: bool | str) -> None:
-    if quantization is not None and quantization not in QUANTIZATIONS:
-        raise ValueError(near_miss("quantization", quantization, QUANTIZATIONS))
+    check_choice("quantization", quantization, (None, *QUANTIZATIONS))
     if quantization == "int8" and representative_data is None:
         raise ValueError(
             "quantization='int8' needs representative_data, typical inputs from which to learn the range of "
             "every activation. A few hundred are enough. quantization='dynamic_int8' needs none."
         )
-    if sparse_encoding not in (True, False, "auto"):
-        raise ValueError(f"sparse_encoding must be 'auto', True or False, got {sparse_encoding!r}.")
+    check_choice("sparse_encoding", sparse_encoding, ("auto", True, False))
 
 
 def _check_quantizer(quantizer: str, quantization: str | None) -> None:
-    if quantizer not in QUANTIZERS:
-        raise ValueError(near_miss("quantizer", quantizer, QUANTIZERS))
+    check_choice("quantizer", quantizer, QUANTIZERS)
     if quantizer == "ai_edge" and quantization == "float16":
         raise ValueError("quantizer='ai_edge' makes int8 and 'dynamic_int8'; for float16 leave it out.")
     if quantizer == "ai_edge" and importlib.util.find_spec("ai_edge_quantizer") is None:

@@ -16,6 +16,7 @@ import keras
 import numpy as np
 
 from tfcompress import _calls
+from tfcompress._checks import check_number
 from tfcompress._runtimes import conversion, process
 from tfcompress._runtimes.signature import Signature, named_outputs
 from tfcompress.analysis.latency import Latency
@@ -80,8 +81,8 @@ def reference(
         ValueError: the data does not fit the model, the tolerance is not positive, or the outputs are
             not finite.
     """
-    if tolerance is not None and not tolerance > 0:
-        raise ValueError(f"tolerance must be positive, got {tolerance}.")
+    if tolerance is not None:
+        check_number("tolerance", tolerance, "(0, inf]")
     signature, batches, source = _batches(model, data, samples)
     outputs = _outputs(model, signature, batches, source)
     if not all(np.isfinite(_float(array)).all() for batch in outputs for array in batch.values()):

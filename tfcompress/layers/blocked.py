@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 
+from tfcompress._checks import check_choice, is_whole
 from tfcompress._kernels import Layout
 from tfcompress.layers.rules import MaskedWeight
 
@@ -79,16 +80,6 @@ class Blocks:
         return lowered.reshape(outputs // rows, rows, taps * channels // columns, columns)
 
 
-def check_choice(kind: str, value: Any, choices: Any) -> None:
-    if value not in choices:
-        raise ValueError(f"{kind} must be one of {list(choices)}, got {value!r}.")
-
-
 def check_pair(kind: str, pair: Any) -> None:
-    whole = (
-        isinstance(pair, tuple)
-        and len(pair) == 2
-        and all(isinstance(size, int) and size > 0 for size in pair)
-    )
-    if not whole:
+    if not isinstance(pair, tuple) or len(pair) != 2 or not all(map(is_whole, pair)):
         raise ValueError(f"{kind} is a tuple of two positive whole numbers, got {pair!r}.")

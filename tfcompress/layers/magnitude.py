@@ -1,7 +1,6 @@
 """Magnitude pruning: the smallest weights are masked, more and more of them while training goes on."""
 
 import math
-import numbers
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -10,9 +9,10 @@ import keras
 import numpy as np
 
 from tfcompress import schedules
+from tfcompress._checks import check_choice, check_number
 from tfcompress._kernels import Layout
 from tfcompress._ranking import largest
-from tfcompress.layers.blocked import Blocks, check_choice, check_pair
+from tfcompress.layers.blocked import Blocks, check_pair
 from tfcompress.layers.rules import MaskedWeight, MaskRule
 
 
@@ -56,8 +56,7 @@ class MagnitudePruning(MaskRule):
     def __post_init__(self) -> None:
         check_choice("scope", self.scope, COUNTS)
         Blocks(self.block, self.pool)
-        if not isinstance(self.floor, numbers.Real) or not 0 <= self.floor <= 1:
-            raise ValueError(f"floor must be a share in [0, 1], got {self.floor!r}.")
+        check_number("floor", self.floor, "[0, 1]")
         if self.n_of_m is not None:
             self._check_n_of_m()
         schedules.get(self._sparsity)

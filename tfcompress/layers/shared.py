@@ -12,7 +12,6 @@ TensorShape([3, 2])
 array([[ 2.5, -2. ]], dtype=float32)
 """
 
-import numbers
 from dataclasses import dataclass
 from typing import Any
 
@@ -21,6 +20,7 @@ import numpy as np
 
 from tfcompress import _kernels
 from tfcompress._arrays import to_numpy
+from tfcompress._checks import check_whole
 from tfcompress.layers.substituted import SubstitutedLayer
 
 MAX_BITS = 12
@@ -132,5 +132,4 @@ def _looked_up(shared: SharedWeight) -> Any:
 
 def check_bits(bits: Any) -> None:
     """Raises `ValueError` unless codes can have so many bits."""
-    if isinstance(bits, bool) or not isinstance(bits, numbers.Integral) or not 1 <= int(bits) <= MAX_BITS:
-        raise ValueError(f"bits must be a whole number from 1 to {MAX_BITS}, got {bits!r}.")
+    check_whole("bits", bits, 1, MAX_BITS)

@@ -1,10 +1,11 @@
 """Shuffle channels between the groups of grouped convolutions."""
 
-import numbers
 from collections.abc import Sequence
 from typing import Any
 
 import keras
+
+from tfcompress._checks import check_whole
 
 
 @keras.saving.register_keras_serializable(package="tfcompress")
@@ -36,8 +37,8 @@ class ChannelShuffle(keras.layers.Layer):
         super().__init__(**kwargs)
         if (groups is None) == (permutation is None):
             raise ValueError(f"Give either groups or permutation, got {groups} and {permutation}.")
-        if permutation is None and (not isinstance(groups, numbers.Integral) or groups < 1):
-            raise ValueError(f"groups must be a whole number above 0, got {groups!r}.")
+        if permutation is None:
+            check_whole("groups", groups)
         if permutation is not None and sorted(permutation) != list(range(len(permutation))):
             raise ValueError(
                 f"permutation must hold each of 0 ... {len(permutation) - 1} once, got {permutation}."

@@ -1,7 +1,6 @@
 """A convolution that computes only with the weights that pruning has left."""
 
 import math
-import numbers
 from collections.abc import Iterable, Sequence
 from typing import Any
 
@@ -11,6 +10,7 @@ from keras import ops
 
 from tfcompress import _calls
 from tfcompress._arrays import to_numpy
+from tfcompress._checks import is_whole
 from tfcompress._runtimes import conversion
 from tfcompress.ops import sparse_conv2d
 from tfcompress.ops.sparse_conv2d import output_shape
@@ -271,7 +271,7 @@ class SparseConv2D(keras.layers.Layer):
         least = {"kernel_size": 1, "filters": 1, "groups": 1, "entries": 0}
         for name, low in least.items():
             given = getattr(self, name) if name == "kernel_size" else (getattr(self, name),)
-            if not all(_is_whole(number) and number >= low for number in given):
+            if not all(is_whole(number, low) for number in given):
                 raise ValueError(f"{name} must be whole, {low} or more, got {getattr(self, name)!r}.")
         if self.filters % self.groups:
             raise ValueError(f"groups={self.groups} must divide filters={self.filters}.")
@@ -316,10 +316,6 @@ def unsuited(layer: Any) -> str:
     if not all(np.isfinite(weight).all() for weight in layer.get_weights()):
         return "it has weights that are infinite or not a number"
     return ""
-
-
-def _is_whole(number: Any) -> bool:
-    return isinstance(number, numbers.Integral) and not isinstance(number, bool)
 
 
 def _pair(value: int | Sequence[int]) -> tuple[int, ...]:

@@ -1,7 +1,6 @@
 """Dynamic network surgery (Guo et al. 2016): connections are cut while training, and spliced back."""
 
 import itertools
-import numbers
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar
@@ -10,6 +9,7 @@ import keras
 import numpy as np
 
 from tfcompress._arrays import to_numpy
+from tfcompress._checks import check_number
 from tfcompress._kernels import Layout
 from tfcompress.layers.blocked import Blocks
 from tfcompress.layers.rules import MaskedWeight, MaskRule
@@ -85,10 +85,7 @@ class DynamicNetworkSurgery(MaskRule):
             check_sparsity(self.sparsity)
         for name in ("c_rate", "gamma", "power", "stop"):
             value = getattr(self, name)
-            if not isinstance(value, numbers.Real):
-                raise ValueError(f"{name} must be a number, got {value!r}.")
-            if name != "c_rate" and value < 0:
-                raise ValueError(f"{name} must not be negative, got {value}.")
+            check_number(name, value, "(-inf, inf)" if name == "c_rate" else "[0, inf)")
         if self.stop < 1:
             raise ValueError(
                 "stop=0 ends the surgery before it begins; give the step at which masks are final."

@@ -11,7 +11,6 @@ import functools
 import hashlib
 import json
 import math
-import numbers
 import os
 import pathlib
 import platform
@@ -23,6 +22,7 @@ from typing import Any
 import numpy as np
 
 from tfcompress import _native
+from tfcompress._checks import check_choice, check_whole, is_whole
 
 _POINTWISE: dict[str, Any] = {
     "kernel_size": (1, 1),
@@ -33,6 +33,7 @@ _POINTWISE: dict[str, Any] = {
 }
 _STEPS = 21
 _LANES = 16  # filters of a block
+_MOST = 2**31 - 1  # of what the core counts in 32 bits
 DTYPES = {"float32": 1, "int8": 4}  # neighbouring channels that one step multiplies
 _OK = 0
 
@@ -58,15 +59,17 @@ class ConvShape:
     groups: int = 1
 
     def __post_init__(self) -> None:
-        if self.padding not in ("same", "valid"):
-            raise ValueError(f"padding must be 'same' or 'valid', got {self.padding!r}.")
+        check_choice("padding", self.padding, ("same", "valid"))
         for name in ("height", "width", "channels", "filters", "groups"):
-            if not _is_size(getattr(self, name)):
-                raise ValueError(f"{name} must be a whole number of at least 1, got {getattr(self, name)!r}.")
+            check_whole(name, getattr(self, name), 1, _MOST)
         for name in ("kernel_size", "strides", "dilation_rate"):
             value = getattr(self, name)
-            if not isinstance(value, Sequence) or len(value) != 2 or not all(map(_is_size, value)):
-                raise ValueError(f"{name} must be two whole numbers of at least 1, got {value!r}.")
+            if (
+                not isinstance(value, Sequence)
+                or len(value) != 2
+                or not all(is_whole(size, 1, _MOST) for size in value)
+            ):
+                raise ValueError(f"{name} must be two whole numbers from 1 to {_MOST}, got {value!r}.")
         if self.channels % self.groups or self.filters % self.groups:
             raise ValueError(
                 f"groups={self.groups} must divide channels={self.channels} and filters={self.filters}."
@@ -157,21 +160,20 @@ def predict(
             convolution, or the dtype is another.
         RuntimeError: the native core was not built.
     """
-    _check_dtype(dtype)
+    check_choice("dtype", dtype, DTYPES)
     if kernel is not None:
         kernel = np.asarray(kernel)
         expected = (*shape.kernel_size, shape.channels // shape.groups, shape.filters)
         if kernel.shape != expected:
             raise ValueError(f"The kernel of {shape} must have the shape {expected}, got {kernel.shape}.")
         counts = _counted(shape, kernel, dtype)
-    elif not isinstance(weights, numbers.Integral) or not 0 <= weights <= shape.weights:
+    elif not is_whole(weights, 0, shape.weights):
         raise ValueError(
             f"predict needs a kernel, or how many of {shape.weights} weights are not zero, got {weights!r}."
         )
     else:
         counts = _at_random(shape, weights, dtype)
-    if not isinstance(threads, numbers.Integral) or threads < 1:
-        raise ValueError(f"threads must be a whole number of at least 1, got {threads!r}.")
+    check_whole("threads", threads)
     found = _predict(shape, counts, int(threads), measure_machine(dtype), dtype)
     return Cost(1000 * found.dense_seconds, 1000 * found.sparse_seconds)
 
@@ -219,7 +221,7 @@ def measure_machine(dtype: str = "float32") -> Machine:
         ValueError: the dtype is neither "float32" nor "int8".
         RuntimeError: the native core was not built.
     """
-    _check_dtype(dtype)
+    check_choice("dtype", dtype, DTYPES)
     _core()
     file = _cache_file(dtype)
     known = _read(file)
@@ -237,7 +239,7 @@ def measure(dtype: str = "float32") -> Machine:
         ValueError: the dtype is neither "float32" nor "int8".
         RuntimeError: the native core was not built.
     """
-    _check_dtype(dtype)
+    check_choice("dtype", dtype, DTYPES)
     found = _Machine()
     _check(_function(dtype, "measure_machine")(None, ctypes.byref(found)))
     return Machine(found.dense, tuple(found.steps))
@@ -254,7 +256,7 @@ def kernels(dtype: str = "float32") -> list[str]:
         ValueError: the dtype is neither "float32" nor "int8".
         RuntimeError: the native core was not built.
     """
-    _check_dtype(dtype)
+    check_choice("dtype", dtype, DTYPES)
     found: list[str] = []
     while name := _function(dtype, "kernel_name")(len(found)):
         found.append(name.decode())
@@ -345,11 +347,6 @@ def _function(dtype: str, name: str) -> Any:
     return getattr(_core(), f"tfc_{name}" if dtype == "float32" else f"tfc_{dtype}_{name}")
 
 
-def _check_dtype(dtype: Any) -> None:
-    if dtype not in DTYPES:
-        raise ValueError(f"dtype must be one of {list(DTYPES)}, got {dtype!r}.")
-
-
 def _counted(shape: ConvShape, kernel: np.ndarray, dtype: str) -> _Counts:
     indices, counts = np.flatnonzero(kernel).astype("int32"), _Counts()
     values = np.ones(len(indices), dtype)  # only places count
@@ -386,10 +383,6 @@ def _predict(shape: ConvShape, counts: _Counts, threads: int, machine: Machine, 
     )
     _check(status, f"{shape}, {counts.weights} weights, {threads} threads: ")
     return found
-
-
-def _is_size(number: Any) -> bool:
-    return isinstance(number, numbers.Integral) and 1 <= int(number) < 2**31
 
 
 def _check(status: int, what: str = "") -> None:

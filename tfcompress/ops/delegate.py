@@ -5,12 +5,12 @@ from ai_edge_litert.interpreter import Interpreter  # or tf.lite.Interpreter
 interpreter = Interpreter("model.tflite", experimental_delegates=[tfcompress.load_delegate()])
 """
 
-import numbers
 from typing import Any
 
 import numpy as np
 
 from tfcompress import _native
+from tfcompress._checks import check_whole
 from tfcompress.ops import cost
 
 MOST_THREADS = 1024
@@ -57,12 +57,8 @@ def specification(
         raise RuntimeError(
             "The TFLite delegate of tfcompress was not built. Install a C++ compiler and tfcompress again."
         )
-    if threads is not None and not _is_whole(threads, 1, MOST_THREADS):
-        raise ValueError(
-            f"threads must be a whole number from 1 to {MOST_THREADS}, or None, got {threads!r}."
-        )
-    if not _is_whole(verbosity, 0, 2):
-        raise ValueError(f"verbosity must be 0, 1 or 2, got {verbosity!r}.")
+    check_whole("threads", threads, 1, MOST_THREADS, or_none=True)
+    check_whole("verbosity", verbosity, 0, 2)
     if not isinstance(force, (bool, np.bool_)):
         raise ValueError(f"force must be True or False, got {force!r}.")
     options = {"force": str(int(force)), "verbosity": str(verbosity)}
@@ -70,8 +66,3 @@ def specification(
         options["num_threads"] = str(threads)
     machines = {"machine": cost.measure_machine().option, "int8_machine": cost.measure_machine("int8").option}
     return str(library), options | machines
-
-
-def _is_whole(number: Any, least: int, most: int) -> bool:
-    whole = isinstance(number, numbers.Integral) and not isinstance(number, bool)
-    return whole and least <= int(number) <= most

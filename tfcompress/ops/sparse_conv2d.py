@@ -18,6 +18,7 @@ from typing import Any
 import numpy as np
 
 from tfcompress import _native
+from tfcompress._checks import check_choice, is_whole
 from tfcompress._runtimes.child import op_library
 
 ACTIVATIONS = (None, "relu", "relu6")
@@ -144,8 +145,7 @@ class _Conv:
             str(padding).lower(),
             activation,
         )
-        if conv.padding not in ("valid", "same"):
-            raise ValueError(f"padding must be 'valid' or 'same', got {padding!r}.")
+        check_choice("padding", conv.padding, ("valid", "same"))
         if activation not in ACTIVATIONS:
             raise ValueError(
                 f"activation must be None, 'relu' or 'relu6', got {activation!r}. "
@@ -345,6 +345,6 @@ def _tensor(name: str, value: Any, dtype: Any) -> Any:
 
 def _sizes(name: str, value: Any, count: int) -> tuple[int, ...]:
     numbers = (value,) * count if isinstance(value, (int, np.integer)) else tuple(value)
-    if len(numbers) != count or not all(isinstance(n, (int, np.integer)) and n >= 1 for n in numbers):
+    if len(numbers) != count or not all(map(is_whole, numbers)):
         raise ValueError(f"{name} must be {count} whole numbers above 0, got {value!r}.")
     return tuple(int(number) for number in numbers)

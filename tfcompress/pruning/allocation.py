@@ -12,7 +12,6 @@ of coupled layers, for `prune` and `prune_layerwise`.
 
 import dataclasses
 import math
-import numbers
 from collections.abc import Mapping
 from typing import Any
 
@@ -21,9 +20,9 @@ import numpy as np
 
 from tfcompress import _kernels, channels
 from tfcompress._arrays import to_numpy
+from tfcompress._checks import check_number, is_number, near_miss
 from tfcompress._names import Patterns
 from tfcompress._ranking import largest
-from tfcompress._registry import near_miss
 from tfcompress.analysis import grouping
 from tfcompress.channels import ChannelGraph
 from tfcompress.layers.wrapping import maskable
@@ -323,8 +322,7 @@ def _check_one(sparsity: Any, budget: Any, selection: Selection) -> None:
 
 
 def _check_share(sparsity: Any) -> None:
-    if not isinstance(sparsity, numbers.Real) or not 0 <= float(sparsity) < 1:
-        raise ValueError(f"The sparsity is the share to remove in all, in [0, 1), got {sparsity!r}.")
+    check_number("The sparsity, the share to remove in all,", sparsity, "[0, 1)")
 
 
 def _check_curves(graph: ChannelGraph, curves: Any) -> None:
@@ -344,5 +342,4 @@ def _check_curves(graph: ChannelGraph, curves: Any) -> None:
 def _is_curve(curve: Any) -> bool:
     if not isinstance(curve, Mapping) or 0.0 not in curve or len(curve) < 2:
         return False
-    finite = all(isinstance(one, numbers.Real) and math.isfinite(one) for one in [*curve, *curve.values()])
-    return finite and all(0 <= share < 1 for share in curve)
+    return all(is_number(share, "[0, 1)") for share in curve) and all(map(is_number, curve.values()))

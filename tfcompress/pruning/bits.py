@@ -2,7 +2,6 @@
 
 import bisect
 import math
-import numbers
 from collections.abc import Mapping
 from typing import Any
 
@@ -10,7 +9,7 @@ import keras
 
 from tfcompress import _calls, _kernels
 from tfcompress._arrays import to_numpy
-from tfcompress._registry import near_miss
+from tfcompress._checks import is_number, is_whole, near_miss
 from tfcompress.analysis.bit_sensitivity import OWN
 from tfcompress.coding import arrays, container, models
 from tfcompress.layers.shared import MAX_BITS
@@ -126,7 +125,7 @@ def _check(model: keras.Model, curves: Any, size: Any) -> None:
     _calls.check_functional(model)
     if any(isinstance(operation, SubstitutedLayer) for _, operation in _calls.walk(model)):
         raise ValueError(f"'{model.name}' has masks or shared values: strip(model) first.")
-    if not isinstance(size, numbers.Real) or not float(size) > 0:
+    if not is_number(size, "(0, inf]"):
         raise ValueError(f"size is a number of bytes, or a share up to 1, got {size!r}.")
     if not isinstance(curves, Mapping) or not curves:
         raise ValueError(f"curves are what analysis.bit_sensitivity(model, ...) returns, got {curves!r}.")
@@ -142,5 +141,5 @@ def _check(model: keras.Model, curves: Any, size: Any) -> None:
 
 
 def _finite(curve: Mapping[Any, Any]) -> bool:
-    keys = all(bits == OWN or (isinstance(bits, int) and 1 <= bits <= MAX_BITS) for bits in curve)
-    return keys and all(isinstance(each, numbers.Real) and math.isfinite(each) for each in curve.values())
+    keys = all(bits == OWN or is_whole(bits, 1, MAX_BITS) for bits in curve)
+    return keys and all(map(is_number, curve.values()))

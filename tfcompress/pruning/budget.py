@@ -1,6 +1,5 @@
 """Budgets: how much to remove so that the model fits what it may cost."""
 
-import numbers
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -10,7 +9,7 @@ import keras
 import numpy as np
 
 from tfcompress import channels
-from tfcompress._registry import near_miss
+from tfcompress._checks import check_choice, check_number
 from tfcompress.analysis import grouping
 from tfcompress.analysis.energy import Hardware
 from tfcompress.analysis.latency_table import LatencyTable
@@ -61,12 +60,8 @@ class Budget:
         if not isinstance(self.limits, Mapping) or not self.limits:
             raise ValueError(f"A budget is a dict such as {{'macs': 0.5}}, got {self.limits!r}.")
         for name, limit in self.limits.items():
-            if name not in COSTS:
-                raise ValueError(near_miss("budget", name, COSTS))
-            if not isinstance(limit, numbers.Real) or not limit > 0:
-                raise ValueError(
-                    f"The budget for {name} must be a number and must be positive, got {limit!r}."
-                )
+            check_choice("budget", name, COSTS)
+            check_number(f"The budget for {name}", limit, "(0, inf)")
         if self.limits.get("latency", 0) > 1:
             raise ValueError(
                 f"A latency is a share of the model's own, at most 1, got {self.limits['latency']!r}; for "

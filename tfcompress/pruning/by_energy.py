@@ -1,7 +1,6 @@
 """Prune the layers that take the most energy first, and by what their outputs lose (Yang et al. 2017)."""
 
 import math
-import numbers
 import os
 import warnings
 from collections.abc import Callable, Mapping
@@ -13,6 +12,7 @@ import numpy as np
 from rich.console import Console
 
 from tfcompress import _calls, _data, _names, layers
+from tfcompress._checks import check_choice, check_number, check_whole
 from tfcompress._figures import check_functions, figure
 from tfcompress._unfold import inner
 from tfcompress.analysis.energy import Hardware, energy
@@ -250,14 +250,10 @@ def _check(
 ) -> None:
     check_functions(required=False, retrain=retrain, evaluate=evaluate)
     for name, value in {"tolerance": tolerance, "share_restored": share_restored}.items():
-        if not isinstance(value, numbers.Real) or not 0 <= float(value) <= 1:
-            raise ValueError(f"{name} must be in [0, 1], got {value!r}.")
-    if not isinstance(per_round, numbers.Real) or not 0 < float(per_round) <= 1:
-        raise ValueError(f"per_round must be in (0, 1], got {per_round!r}.")
-    if not isinstance(steps, numbers.Integral) or steps < 1:
-        raise ValueError(f"steps must be a whole number of at least 1, got {steps!r}.")
-    if target not in TARGETS:
-        raise ValueError(f"target must be one of {TARGETS}, got {target!r}.")
+        check_number(name, value, "[0, 1]")
+    check_number("per_round", per_round, "(0, 1]")
+    check_whole("steps", steps)
+    check_choice("target", target, TARGETS)
 
 
 def _warn(value: float, least: float) -> None:

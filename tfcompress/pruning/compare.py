@@ -18,6 +18,7 @@ from rich.table import Table
 
 from tfcompress import _calls, _cloning, _data
 from tfcompress._arrays import to_numpy
+from tfcompress._checks import is_whole
 from tfcompress._figures import check_functions, figure
 from tfcompress._text import plain
 from tfcompress.analysis import grouping, plots
@@ -296,7 +297,7 @@ def _named(criteria: Any) -> dict[str, Any]:
 
 def _checked_seeds(seeds: Any) -> list[int]:
     listed = list(seeds) if isinstance(seeds, Iterable) else []
-    whole = [int(seed) for seed in listed if isinstance(seed, (int, np.integer)) and seed >= 0]
+    whole = [int(seed) for seed in listed if is_whole(seed, 0)]
     if not listed or len(whole) < len(listed) or len(set(whole)) < len(whole):
         raise ValueError(f"seeds must be different whole numbers, at least one, got {seeds!r}.")
     return whole

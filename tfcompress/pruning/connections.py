@@ -1,6 +1,5 @@
 """Drop single connections by how neurons go along (Sun, Wang and Tang 2016)."""
 
-import numbers
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -8,6 +7,7 @@ import keras
 import numpy as np
 
 from tfcompress import _calls, _data, _names, layers
+from tfcompress._checks import check_choice, check_number
 from tfcompress._figures import check_functions
 from tfcompress._names import Patterns
 from tfcompress.criteria.correlation import SIGNS, check_images, correlations, why_not
@@ -129,8 +129,6 @@ def _shares(
 
 def _check(retrain: Any, upper: Any, images: Any, signs: Any) -> None:
     check_functions(required=False, retrain=retrain)
-    if not isinstance(upper, numbers.Real) or not 0 <= float(upper) <= 1:
-        raise ValueError(f"upper must be a share in [0, 1], got {upper!r}.")
+    check_number("upper", upper, "[0, 1]")
     check_images(images)
-    if signs not in SIGNS:
-        raise ValueError(f"signs must be one of {SIGNS}, got {signs!r}.")
+    check_choice("signs", signs, SIGNS)

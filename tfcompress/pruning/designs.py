@@ -1,7 +1,6 @@
 """What `replace` puts in the place of a convolution: designs that are cheaper, one class each."""
 
 import dataclasses
-import numbers
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, NamedTuple
@@ -12,6 +11,7 @@ from keras import layers
 
 from tfcompress import _cloning
 from tfcompress._arrays import to_numpy
+from tfcompress._checks import check_number, check_whole, is_number, is_whole
 from tfcompress._registry import Registry
 from tfcompress.pruning.low_rank import Factors
 from tfcompress.pruning.replaced import Block
@@ -62,8 +62,7 @@ class Grouped:
     rank: float | None = None
 
     def __post_init__(self) -> None:
-        if not isinstance(self.groups, numbers.Integral) or self.groups < 1:
-            raise ValueError(f"groups must be a whole number of at least 1, got {self.groups!r}.")
+        check_whole("groups", self.groups)
         _check_rank(self.rank)
 
     def make(self, layer: Any, free: Free) -> Made | str:
@@ -133,8 +132,7 @@ class Fire:
 
     def __post_init__(self) -> None:
         for name, share in dataclasses.asdict(self).items():
-            if not isinstance(share, numbers.Real) or not 0 < float(share) < 1:
-                raise ValueError(f"{name} is a share of the filters, between 0 and 1, got {share!r}.")
+            check_number(name, share, "(0, 1)")
 
     def make(self, layer: Any, free: Free) -> Made | str:
         """What stands in for a convolution, or why there is none."""
@@ -250,9 +248,7 @@ def _squeezed(kernel: np.ndarray, width: int) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _check_rank(rank: Any) -> None:
-    whole = isinstance(rank, numbers.Integral) and int(rank) >= 1
-    share = isinstance(rank, numbers.Real) and 0 < float(rank) < 1
-    if rank is not None and (isinstance(rank, bool) or not (whole or share)):
+    if rank is not None and not is_whole(rank) and not is_number(rank, "(0, 1)"):
         raise ValueError(
             f"rank must be a whole number of at least 1, or the share of a kernel's squares to keep, between "
             f"0 and 1; got {rank!r}."

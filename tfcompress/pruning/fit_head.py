@@ -7,7 +7,7 @@ import numpy as np
 from keras import layers
 
 from tfcompress import _calls, _cloning, _data
-from tfcompress._registry import near_miss
+from tfcompress._checks import check_choice
 from tfcompress._unfold import CONVOLUTIONS, DEPTHWISE
 from tfcompress.criteria.sites import Site, owners, site
 from tfcompress.criteria.taps import channel_axis
@@ -133,6 +133,5 @@ def _last_convolution(model: keras.Model) -> str:
 
 def _named(model: keras.Model, layer: str) -> str:
     called = _calls.called(model)
-    if layer not in called:
-        raise ValueError(near_miss("layer", layer, called))
+    check_choice("layer", layer, called)
     return layer

@@ -8,7 +8,6 @@
 """
 
 import math
-import numbers
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -16,6 +15,7 @@ from typing import Any
 import keras
 import numpy as np
 
+from tfcompress._checks import check_number
 from tfcompress._registry import Registry
 
 Layers = Callable[[Any], Any]  # from features `(batch, features)` to `(batch, classes)`
@@ -67,7 +67,7 @@ class QuadraticDiscriminant(Head):
     shrinkage: float = 0.1
 
     def __post_init__(self) -> None:
-        _check_range("shrinkage", self.shrinkage, 0, 1)
+        check_number("shrinkage", self.shrinkage, "[0, 1]")
 
     def fitted(self, x: np.ndarray, labels: np.ndarray, classes: int, name: str) -> Layers:
         centre = x.mean(axis=0)
@@ -118,7 +118,7 @@ class LinearSVM(Head):
     C: float = 1.0
 
     def __post_init__(self) -> None:
-        _check_range("C", self.C, 0, math.inf)
+        check_number("C", self.C, "(0, inf)")
 
     def fitted(self, x: np.ndarray, labels: np.ndarray, classes: int, name: str) -> Layers:
         from sklearn.svm import LinearSVC
@@ -146,9 +146,9 @@ class RBFSVM(Head):
     gamma: float | None = None
 
     def __post_init__(self) -> None:
-        _check_range("C", self.C, 0, math.inf)
+        check_number("C", self.C, "(0, inf)")
         if self.gamma is not None:
-            _check_range("gamma", self.gamma, 0, math.inf)
+            check_number("gamma", self.gamma, "(0, inf)")
 
     def fitted(self, x: np.ndarray, labels: np.ndarray, classes: int, name: str) -> Layers:
         from sklearn.multiclass import OneVsRestClassifier
@@ -207,14 +207,3 @@ def _chain(layers: list[Layers]) -> Layers:
         return x
 
     return run
-
-
-def _check_range(name: str, value: Any, low: float, high: float) -> None:
-    closed = high < math.inf
-    if (
-        not isinstance(value, numbers.Real)
-        or not low <= float(value) <= high
-        or (not closed and value == low)
-    ):
-        wanted = f"in [{low}, {high}]" if closed else f"above {low}"
-        raise ValueError(f"{name} must be a number {wanted}, got {value!r}.")

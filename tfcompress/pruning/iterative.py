@@ -3,7 +3,6 @@
 import dataclasses
 import json
 import math
-import numbers
 import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -15,6 +14,7 @@ import numpy as np
 from rich.console import Console
 
 from tfcompress import _cloning, _data, channels
+from tfcompress._checks import check_number, is_number
 from tfcompress._figures import check_functions
 from tfcompress.analysis import grouping
 from tfcompress.channels import Group
@@ -242,14 +242,12 @@ def _goal(rounds: _Rounds, sparsity: float | None, budget: Any) -> Callable[[_St
 
 def _check(retrain: Any, sparsity: Any, per_round: Any, momentum: Any) -> None:
     check_functions(required=False, retrain=retrain)
-    if sparsity is not None and not isinstance(sparsity, numbers.Real):
+    if sparsity is not None and not is_number(sparsity):
         raise ValueError(
             f"One ranking over all layers has one sparsity, a number in [0, 1), got {sparsity!r}."
         )
-    if not isinstance(per_round, numbers.Real) or not 0 < float(per_round) < math.inf:
-        raise ValueError(f"per_round must be a number of channels, or a share below 1, got {per_round!r}.")
-    if not isinstance(momentum, numbers.Real) or not 0 <= float(momentum) < 1:
-        raise ValueError(f"momentum must be in [0, 1), got {momentum!r}.")
+    check_number("per_round, of channels or a share below 1,", per_round, "(0, inf)")
+    check_number("momentum", momentum, "[0, 1)")
 
 
 def _report(state: _State, rounds: _Rounds) -> None:

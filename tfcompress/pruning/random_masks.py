@@ -3,7 +3,6 @@
 import dataclasses
 import functools
 import hashlib
-import numbers
 import threading
 import uuid
 import warnings
@@ -17,7 +16,7 @@ import numpy as np
 
 from tfcompress import _calls, _cloning, _data, _kernels, _names, channels, layers
 from tfcompress._arrays import to_numpy
-from tfcompress._registry import near_miss
+from tfcompress._checks import check_choice, check_whole
 from tfcompress.analysis import grouping
 from tfcompress.analysis.oracle import Losses
 from tfcompress.channels.ids import Ledger
@@ -437,14 +436,11 @@ def _digests(batches: list) -> Iterator[bytes]:
 
 def _check(stages: list, candidates: Any, measure: Any, scope: Any, tasks: Any) -> None:
     for stage in stages or [None]:
-        if stage not in UNITS:
-            raise ValueError(near_miss("granularity", stage, UNITS))
+        check_choice("granularity", stage, UNITS)
     if "feature_map" in stages[1:]:
         raise ValueError("Feature maps come first: what is left of them has kernels and weights to search.")
     for name, number in {"candidates": candidates, "tasks": tasks}.items():
-        if not isinstance(number, numbers.Integral) or number < 1:
-            raise ValueError(f"{name} must be a positive whole number, got {number!r}.")
-    if measure not in MEASURES and not callable(measure):
-        raise ValueError(f"measure must be one of {MEASURES} or a function of a model, got {measure!r}.")
-    if scope not in SCOPES:
-        raise ValueError(f"scope must be one of {SCOPES}, got {scope!r}.")
+        check_whole(name, number)
+    if not callable(measure):
+        check_choice("measure", measure, MEASURES, or_else="a function of a model")
+    check_choice("scope", scope, SCOPES)

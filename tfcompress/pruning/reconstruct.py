@@ -1,6 +1,5 @@
 """Give a pruned model the weights that come nearest to what its layers said before, by least squares."""
 
-import numbers
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, NamedTuple
@@ -11,6 +10,7 @@ from rich.table import Table
 
 from tfcompress import _calls, _cloning, _data, _names, channels
 from tfcompress._arrays import to_numpy
+from tfcompress._checks import check_number, check_whole
 from tfcompress._text import plain
 from tfcompress._unfold import inner
 from tfcompress.analysis.grouping import check_finite
@@ -144,12 +144,8 @@ def reconstruct(
 
 def check_fit(positions: Any, ridge: Any) -> None:
     """Raises `ValueError` unless these are settings of a fit by least squares."""
-    if positions is not None and (not isinstance(positions, numbers.Integral) or positions < 1):
-        raise ValueError(
-            f"positions must be a whole number of at least 1, or None for all, got {positions!r}."
-        )
-    if not isinstance(ridge, numbers.Real) or not 0 <= float(ridge) < np.inf:
-        raise ValueError(f"ridge must be a number of at least 0, got {ridge!r}.")
+    check_whole("positions", positions, or_none=True)
+    check_number("ridge", ridge, "[0, inf)")
 
 
 def moments(

@@ -10,6 +10,7 @@ from typing import Any
 import keras
 import numpy as np
 
+from tfcompress._checks import check_choice, is_whole
 from tfcompress._ranking import largest
 from tfcompress.compat.tfmot import schedules
 from tfcompress.compat.tfmot.schedules import PruningSchedule
@@ -49,12 +50,11 @@ class LowMagnitude(MaskRule):
                 "pruning_schedule must be a PruningSchedule of tfcompress.compat.tfmot, such as "
                 f"PolynomialDecay(...), got {self.pruning_schedule!r}."
             )
-        if self.block_pooling_type not in POOLING:
-            raise ValueError(f"block_pooling_type must be 'AVG' or 'MAX', got {self.block_pooling_type!r}.")
+        check_choice("block_pooling_type", self.block_pooling_type, POOLING)
         if not _is_pair(self.block_size) or min(self.block_size) < 1:
             raise ValueError(f"block_size must be two positive whole numbers, got {self.block_size!r}.")
         m_by_n = self.sparsity_m_by_n
-        if m_by_n is not None and not (_is_pair(m_by_n) and 0 <= m_by_n[0] < m_by_n[1]):
+        if m_by_n is not None and not (_is_pair(m_by_n) and m_by_n[0] < m_by_n[1]):
             raise ValueError(f"sparsity_m_by_n must be whole numbers (m, n) with m < n, got {m_by_n!r}.")
 
     def next_update(self, step: int) -> int | None:
@@ -90,7 +90,7 @@ class LowMagnitude(MaskRule):
 
 
 def _is_pair(value: Any) -> bool:
-    return isinstance(value, tuple) and len(value) == 2 and all(isinstance(size, int) for size in value)
+    return isinstance(value, tuple) and len(value) == 2 and all(is_whole(size, 0) for size in value)
 
 
 def _kept(scores: np.ndarray, sparsity: float) -> np.ndarray:
