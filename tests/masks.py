@@ -126,3 +126,16 @@ class StopAfter(keras.callbacks.Callback):
     def on_epoch_end(self, epoch, logs=None):
         if epoch == self.epoch:
             raise KeyboardInterrupt
+
+
+def constants(path, shapes: dict[str, tuple[int, ...]], half: bool) -> dict[str, np.ndarray]:
+    """The kernels in a .tflite file, outputs first, by their shapes; half precision has float32 beside."""
+    from ai_edge_litert.interpreter import Interpreter
+
+    interpreter = Interpreter(str(path))
+    interpreter.allocate_tensors()
+    by_shape = {}
+    for tensor in interpreter.get_tensor_details():
+        if tuple(tensor["shape"]) in shapes.values() and (tensor["dtype"] is np.float16) == half:
+            by_shape[tuple(tensor["shape"])] = interpreter.get_tensor(tensor["index"])
+    return {name: by_shape[shape] for name, shape in shapes.items()}

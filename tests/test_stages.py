@@ -3,7 +3,7 @@
 import keras
 import numpy as np
 import pytest
-from masks import LOSS, array, data, fit, network
+from masks import LOSS, array, constants, data, fit, network
 
 import tfcompress
 from tfcompress import prune, share, strip, wrap
@@ -57,19 +57,6 @@ def test_a_compressed_file_keeps_it(stages, tmp_path):
     again = kernels(tfcompress.load_compressed(tmp_path / "model.tfc"))
     assert_zeros_stay(kernels(stages["sparse"]), again)
     assert_few_values(again)
-
-
-def constants(path, shapes: dict[str, tuple[int, ...]], half: bool) -> dict[str, np.ndarray]:
-    """The kernels in a .tflite file, outputs first, by their shapes; half precision has float32 beside."""
-    from ai_edge_litert.interpreter import Interpreter
-
-    interpreter = Interpreter(str(path))
-    interpreter.allocate_tensors()
-    by_shape = {}
-    for tensor in interpreter.get_tensor_details():
-        if tuple(tensor["shape"]) in shapes.values() and (tensor["dtype"] is np.float16) == half:
-            by_shape[tuple(tensor["shape"])] = interpreter.get_tensor(tensor["index"])
-    return {name: by_shape[shape] for name, shape in shapes.items()}
 
 
 @pytest.mark.skipif(keras.backend.backend() != "tensorflow", reason="TFLite is made by TensorFlow")

@@ -1,9 +1,11 @@
 """Training that knows of int8: weights come back, zeros and values stay, the file does what was trained."""
 
+import delegated
 import keras
 import numpy as np
 import pytest
 from keras import layers
+from masks import array, constants
 from surgery import randomize
 
 pytest.importorskip("tf_keras", reason="the extra [tfmot] is not installed")
@@ -89,8 +91,39 @@ def test_zeros_and_shared_values_stay(tmp_path):
             assert len(np.unique(other[one == value])) == 1
 
 
-def _pruned(model):
-    wrapped = tfcompress.wrap(model, MagnitudePruning(0.5), include=["stem", "head"])
+@pytest.mark.parametrize("block", [(1, 4), (16, 4)])
+def test_blocks_stay_whole_and_the_delegate_runs_the_file_as_the_interpreter_does(block, tmp_path):
+    i = keras.Input((12, 12, 8))
+    x = layers.Conv2D(16, 3, use_bias=False, name="stem")(i)
+    x = layers.ReLU()(layers.BatchNormalization()(x))
+    x = layers.Conv2D(32, 1, activation="relu", name="head")(x)
+    x = layers.Dense(5, activation="softmax")(layers.GlobalAveragePooling2D()(x))
+    pruned = _pruned(randomize(keras.Model(i, x), 0), MagnitudePruning(0.75, block=block))
+    aware = trained(pruned)
+    report = aware.tflite(tmp_path / "model.tflite", data=data(pruned)[0], tolerance=0.1)
+    kept = {name: array(aware.trained().get_layer(name).kernel) != 0 for name in ("stem", "head")}
+    for name, found in kept.items():
+        np.testing.assert_array_equal(found, array(pruned.get_layer(name).kernel) != 0)
+        assert 0.7 < (~found).mean() < 0.8
+    shapes = {name: np.moveaxis(found, -1, 0).shape for name, found in kept.items()}
+    for name, stored in constants(report.path, shapes, half=False).items():
+        assert stored.dtype == np.int8
+        taps = stored.reshape(len(stored), -1, stored.shape[-1])
+        outputs, channels = block
+        blocks = taps.reshape(len(taps) // outputs, outputs, taps.shape[1], -1, channels)
+        assert (~blocks.any((1, 4))).mean() >= (~kept[name]).mean()
+    content = report.path.read_bytes()
+    x = data(pruned)[0]
+    for mine, stock in zip(
+        delegated.outputs(delegated.interpreter(content, force=True), x),
+        delegated.outputs(delegated.interpreter(content), x),
+        strict=True,
+    ):
+        np.testing.assert_array_equal(mine, stock)
+
+
+def _pruned(model, rule=None):
+    wrapped = tfcompress.wrap(model, rule or MagnitudePruning(0.5), include=["stem", "head"])
     wrapped.compile("sgd", "sparse_categorical_crossentropy")
     wrapped.fit(*data(model), verbose=0, callbacks=[tfcompress.callbacks.UpdateMasks()])
     return tfcompress.strip(wrapped)
