@@ -6,11 +6,17 @@ import sys
 
 import keras
 import numpy as np
+import pytest
 from hypothesis import strategies as st
 from keras import layers
 
-from tfcompress import export
+from tfcompress import _native, export
 from tfcompress.ops import delegate
+
+NEEDS_DELEGATE = [
+    pytest.mark.skipif(keras.backend.backend() != "tensorflow", reason="export needs TensorFlow"),
+    pytest.mark.skipif(_native.path("tflite") is None, reason="the delegate was not built"),
+]
 
 
 def thin_out(model, density, seed=0):

@@ -20,6 +20,13 @@ def randomize(model: keras.Model, seed: int = 0) -> keras.Model:
     return model
 
 
+def found(model: keras.Model, path: str) -> keras.Layer:
+    """The layer at a path into nested models."""
+    for name in path.split("/"):
+        model = model.get_layer(name)
+    return model
+
+
 def random_masks(graph: channels.ChannelGraph, seed: int = 0, sparsity: float = 0.5) -> dict[str, np.ndarray]:
     """A random half of every group that may be pruned."""
     rng = np.random.default_rng(seed)

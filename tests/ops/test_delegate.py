@@ -7,6 +7,7 @@ import keras
 import numpy as np
 import pytest
 from delegated import (
+    NEEDS_DELEGATE,
     content_of,
     dense_layers,
     interpreter,
@@ -24,10 +25,7 @@ import tfcompress
 from tfcompress import _native, analysis, export
 from tfcompress.ops import cost, delegate
 
-pytestmark = [
-    pytest.mark.skipif(keras.backend.backend() != "tensorflow", reason="export needs TensorFlow"),
-    pytest.mark.skipif(_native.path("tflite") is None, reason="the delegate was not built"),
-]
+pytestmark = NEEDS_DELEGATE
 
 
 # How much of the weights stays, and how the file has them.

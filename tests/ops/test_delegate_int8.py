@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 from ai_edge_litert import interpreter as litert
 from delegated import (
+    NEEDS_DELEGATE,
     content_of,
     dense_layers,
     interpreter,
@@ -18,17 +19,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from keras import layers
 
-from tfcompress import _native
 from tfcompress.ops import delegate
 
 Interpreter, load_delegate = litert.Interpreter, litert.load_delegate
 schema = pytest.importorskip("tensorflow.lite.python.schema_py_generated")
 flatbuffers = pytest.importorskip("flatbuffers")
 
-pytestmark = [
-    pytest.mark.skipif(keras.backend.backend() != "tensorflow", reason="export needs TensorFlow"),
-    pytest.mark.skipif(_native.path("tflite") is None, reason="the delegate was not built"),
-]
+pytestmark = NEEDS_DELEGATE
 
 
 def int8_file(model, tmp_path, **options):

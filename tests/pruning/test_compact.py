@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from keras import layers
 from masks import array
 from small_models import MODELS
-from surgery import inputs_for, outputs_of, randomize, relative_error
+from surgery import found, inputs_for, outputs_of, randomize, relative_error
 
 from tfcompress import analysis, channels, compact, remove_zeroed
 from tfcompress.layers import CompactConv
@@ -113,12 +113,6 @@ def network(trained: bool = False) -> keras.Model:
     for layer, left in {"half": 5, "nested/inner": 5, "tenth": 1}.items():
         kernel = found(model, layer).kernel
         kernel.assign(array(kernel) * (np.arange(10) < left)[:, np.newaxis])
-    return model
-
-
-def found(model: keras.Model, path: str) -> keras.Layer:
-    for name in path.split("/"):
-        model = model.get_layer(name)
     return model
 
 

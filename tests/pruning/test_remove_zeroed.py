@@ -13,15 +13,9 @@ from hypothesis import strategies as st
 from keras import Model, layers, ops
 from masks import array
 from small_models import MODELS
-from surgery import inputs_for, outputs_of, random_masks, randomize, relative_error
+from surgery import found, inputs_for, outputs_of, random_masks, randomize, relative_error
 
 from tfcompress import channels, remove_zeroed, shrink
-
-
-def found(model: Model, path: str) -> keras.Layer:
-    for name in path.split("/"):
-        model = model.get_layer(name)
-    return model
 
 
 def zero(model: Model, path: str, *, filters=(), channels=(), bias: bool = False) -> None:

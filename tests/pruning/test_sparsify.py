@@ -12,7 +12,7 @@ from keras import layers
 from masks import array
 from small_models import MODELS
 from sparse_convs import NEEDS_TENSORFLOW, WITHOUT_WARNING, images
-from surgery import inputs_for, outputs_of, randomize, relative_error
+from surgery import found, inputs_for, outputs_of, randomize, relative_error
 
 import tfcompress
 from tfcompress import analysis, channels, densify, export, sparsify
@@ -81,12 +81,6 @@ def network(trained: bool = False) -> keras.Model:
     for path, sparsity in {"full": 0.3, "thin": 0.8, "body/inner": 0.7, "head": 0.6}.items():
         kernel = found(model, path).kernel
         kernel.assign(array(kernel) * (rng.random(kernel.shape) >= sparsity))
-    return model
-
-
-def found(model: keras.Model, path: str) -> keras.Layer:
-    for name in path.split("/"):
-        model = model.get_layer(name)
     return model
 
 
