@@ -7,6 +7,7 @@ import sys
 import keras
 import numpy as np
 import pytest
+from backends import NEEDS_TENSORFLOW
 from hypothesis import strategies as st
 from keras import layers
 
@@ -14,7 +15,7 @@ from tfcompress import _native, export
 from tfcompress.ops import delegate
 
 NEEDS_DELEGATE = [
-    pytest.mark.skipif(keras.backend.backend() != "tensorflow", reason="export needs TensorFlow"),
+    NEEDS_TENSORFLOW,
     pytest.mark.skipif(_native.path("tflite") is None, reason="the delegate was not built"),
 ]
 

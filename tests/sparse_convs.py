@@ -13,9 +13,6 @@ from tfcompress import _native
 
 MODULE = importlib.import_module("tfcompress.ops.sparse_conv2d")  # the function has the module's name
 _TASKS = pathlib.Path("/proc/self/task")
-NEEDS_TENSORFLOW = pytest.mark.skipif(
-    keras.backend.backend() != "tensorflow", reason="sparse convolutions are an op of TensorFlow"
-)
 NEEDS_LIBRARY = pytest.mark.skipif(
     _native.path("tf") is None, reason="the native op was not built (it needs a C++ compiler)"
 )

@@ -3,6 +3,7 @@
 import keras
 import numpy as np
 import pytest
+from backends import NEEDS_TENSORFLOW
 from masks import LOSS, array, constants, data, fit, network
 
 import tfcompress
@@ -59,7 +60,7 @@ def test_a_compressed_file_keeps_it(stages, tmp_path):
     assert_few_values(again)
 
 
-@pytest.mark.skipif(keras.backend.backend() != "tensorflow", reason="TFLite is made by TensorFlow")
+@NEEDS_TENSORFLOW
 @pytest.mark.parametrize("quantization", [None, "float16", "dynamic_int8", "int8"])
 def test_a_tflite_file_keeps_it(stages, tmp_path, quantization):
     """Batch norms scale whole filters, so that each filter has few values; int8 may make them fewer."""

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 import keras
 import numpy as np
 import pytest
+from backends import NEEDS_TENSORFLOW
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from keras import layers
@@ -12,7 +13,6 @@ from masks import array, run_python
 from sparse_convs import (
     LINUX,
     NEEDS_LIBRARY,
-    NEEDS_TENSORFLOW,
     WITHOUT_WARNING,
     images,
     library_at,

@@ -5,6 +5,7 @@ import copy
 import keras
 import numpy as np
 import pytest
+from backends import NEEDS_TENSORFLOW
 from keras import layers
 from masks import (
     array,
@@ -495,7 +496,7 @@ def test_place_survives_saving_and_weights_are_loaded_into_the_same_place(tmp_pa
     assert_equal([array(w) for w in saved.weights], [array(w) for w in model.weights])
 
 
-@pytest.mark.skipif(keras.backend.backend() != "tensorflow", reason="TensorFlow writes these files")
+@NEEDS_TENSORFLOW
 @pytest.mark.parametrize(("write", "file"), [(export.saved_model, "model"), (export.tflite, "model.tflite")])
 def test_wrapped_and_stripped_models_are_exported_with_equal_outputs(write, file, tmp_path):
     wrapped, x = wrap(network(), HALF), data(8)[0]

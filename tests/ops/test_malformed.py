@@ -9,18 +9,16 @@ from pathlib import Path
 import keras
 import numpy as np
 import pytest
+from delegated import NEEDS_DELEGATE
 from keras import layers
 
-from tfcompress import _native, export
+from tfcompress import export
 from tfcompress.ops import delegate
 
 schema = pytest.importorskip("tensorflow.lite.python.schema_py_generated")
 flatbuffers = pytest.importorskip("flatbuffers")
 
-pytestmark = pytest.mark.skipif(
-    _native.path("tflite") is None or keras.backend.backend() != "tensorflow",
-    reason="no delegate, or no export",
-)
+pytestmark = NEEDS_DELEGATE
 DENSIFY, CONV_2D = schema.BuiltinOperator.DENSIFY, schema.BuiltinOperator.CONV_2D
 
 

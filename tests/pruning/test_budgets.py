@@ -5,6 +5,7 @@ import json
 import keras
 import numpy as np
 import pytest
+from backends import NEEDS_TENSORFLOW
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from keras import layers
@@ -16,7 +17,6 @@ from tfcompress.analysis.latency import Latency, LatencyRatio
 from tfcompress.pruning import Budget, limits
 
 EXACT = Selection(round_to=1)
-ON_TENSORFLOW = pytest.mark.skipif(keras.backend.backend() != "tensorflow", reason="LiteRT needs TensorFlow")
 
 
 def network(size: int | None = 12) -> keras.Model:
@@ -266,7 +266,7 @@ def test_bad_budgets(make, message):
 # ------------------------------------------------------------------ latency, measured
 
 
-@ON_TENSORFLOW
+@NEEDS_TENSORFLOW
 def test_layers_are_measured_in_litert(tmp_path):
     with LatencyTable(path=tmp_path / "table.json") as table:
         value = table.predictor(network())(limits.shapes_of(network()))
@@ -278,7 +278,7 @@ def test_layers_are_measured_in_litert(tmp_path):
     assert "LiteRT" in machine and "1 threads" in machine
 
 
-@ON_TENSORFLOW
+@NEEDS_TENSORFLOW
 def test_a_layer_that_ends_the_process_has_no_time_and_the_next_one_has(tmp_path, monkeypatch):
     child = tmp_path / "child.py"
     child.write_text(
@@ -293,7 +293,7 @@ def test_a_layer_that_ends_the_process_has_no_time_and_the_next_one_has(tmp_path
         assert table.ms({**layer, "config": {"filters": 8}}, (4, 4, 3)) == 2.0
 
 
-@ON_TENSORFLOW
+@NEEDS_TENSORFLOW
 def test_a_small_network_is_pruned_by_what_it_really_takes():
     i = keras.Input((64, 64, 8))
     x = layers.Conv2D(32, 3, activation="relu", name="first")(i)

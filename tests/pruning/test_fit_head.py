@@ -3,6 +3,7 @@
 import keras
 import numpy as np
 import pytest
+from backends import NEEDS_TENSORFLOW
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from keras import layers
@@ -16,9 +17,6 @@ from tfcompress import fit_head
 from tfcompress.pruning import heads
 
 NAMES = ["linear_svm", "quadratic_discriminant", "rbf_svm"]
-WITH_TENSORFLOW = pytest.mark.skipif(
-    keras.backend.backend() != "tensorflow", reason="exports need TensorFlow"
-)
 
 
 def features(seed: int, classes: int = 3, width: int = 4, images: int = 90) -> tuple[np.ndarray, np.ndarray]:
@@ -165,7 +163,7 @@ def test_dead_neurons_do_no_harm(name):
     assert np.isfinite(found).all() and (found.argmax(axis=1) == labels).mean() > 0.7
 
 
-@WITH_TENSORFLOW
+@NEEDS_TENSORFLOW
 @pytest.mark.parametrize("name", NAMES)
 def test_heads_are_exported_with_the_network(name, tmp_path):
     model, (x, y) = network(), digits()

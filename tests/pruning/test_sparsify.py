@@ -6,12 +6,13 @@ import keras
 import numpy as np
 import pytest
 import random_graphs
+from backends import NEEDS_TENSORFLOW
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from keras import layers
 from masks import array
 from small_models import MODELS
-from sparse_convs import NEEDS_TENSORFLOW, WITHOUT_WARNING, images
+from sparse_convs import WITHOUT_WARNING, images
 from surgery import found, inputs_for, outputs_of, randomize, relative_error
 
 import tfcompress
