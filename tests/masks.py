@@ -15,13 +15,13 @@ LOSS = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
 
 
 def parts(head_dtype=None, dropout: float = 0.1) -> list[keras.Layer]:
-    """Two convolutions, a normalization, dropout and a classifier of three classes."""
+    """Two convolutions, a normalization, dropout and a classifier of three classes; no unit can die."""
     keras.utils.set_random_seed(3)
     return [
         layers.Conv2D(8, 3, use_bias=False, name="first"),
         layers.BatchNormalization(momentum=0.8, name="norm"),
         layers.ReLU(name="relu"),
-        layers.Conv2D(8, 3, activation="relu", kernel_regularizer="l2", name="second"),
+        layers.Conv2D(8, 3, activation="leaky_relu", kernel_regularizer="l2", name="second"),
         layers.Flatten(name="flatten"),
         layers.Dropout(dropout, name="dropout"),
         layers.Dense(3, dtype=head_dtype, name="head"),

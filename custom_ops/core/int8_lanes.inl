@@ -1,17 +1,51 @@
-// The int8 kernel whose lanes are parts of the map, for a backend that has defined what `int8_blocks.inl` tells
+// The int8 kernels whose lanes are parts of the map, for a backend that has defined what `int8_blocks.inl` tells
 // of, vectors of 16 words as `lanes.inl` does, and
 //
 //   Sums FillSums(int32_t);  Sums AddSums(Sums, Sums);
 //   void StoreSums(int32_t*, Sums);
-//   Sums DotLanes(Sums sums, const void* line, Word)  each sum and the products of a word of its own and that one
-//   Word LoadWord(const void*);                       four weights
+//   Sums DotLanes(Sums sums, Sums line, Word)  each sum and the products of a word of its own and that one
+//   Word LoadWord(const void*);                four weights
+//
+// and, of each quarter of two vectors, the first or the second halves in turn, one byte or two of each:
+//
+//   Sums FirstBytes(Sums, Sums);  Sums SecondBytes(Sums, Sums);
+//   Sums FirstTwos(Sums, Sums);   Sums SecondTwos(Sums, Sums);
 
+#include "chains.inl"
 #include "int8_maps.inl"
 #include "int8_store.inl"
 
-template <int rows, int columns>
-void RunTile(const TileJob& job) {
-  constexpr int kVectors = rows * columns;
+// Vectors of one slice each, of any channels, become vectors of words, the first of the first 16 lanes.
+//
+// Of four channels, a byte in a quarter of these vectors has three numbers from 0 to 3: its channel, the vector of
+// words that it goes to, and the place there. In that order they are where it is: in which vector, in which fourth
+// of the quarter, and where in that. Joining moves them round by one, and joining twice more brings them back: so
+// words become slices. Of pairs of channels there are four numbers, 0 or 1.
+template <int slices>
+inline void Join(Sums* v) {
+  if constexpr (slices == 2) {
+    const Sums first = FirstTwos(v[0], v[1]);
+    v[1] = SecondTwos(v[0], v[1]);
+    v[0] = first;
+  } else if constexpr (slices == 4) {
+    const Sums a = FirstBytes(v[0], v[1]), b = SecondBytes(v[0], v[1]), c = FirstBytes(v[2], v[3]),
+               d = SecondBytes(v[2], v[3]);
+    v[0] = FirstTwos(a, c);
+    v[1] = SecondTwos(a, c);
+    v[2] = FirstTwos(b, d);
+    v[3] = SecondTwos(b, d);
+  }
+}
+
+template <int slices>
+inline void Slice(Sums* v) {
+  for (int i = 0; i < (slices == 2 ? 3 : 2); ++i) Join<slices>(v);
+}
+
+template <int slices, int rows, int columns>
+void RunSlices(const TileJob& job) {
+  constexpr int kVectors = rows * columns * slices, kChains = slices == 4 ? 1 : Chains(kVectors);
+  constexpr ptrdiff_t kLineBytes = kLanes * kWordBytes;
   const char* at[rows];
   for (int r = 0; r < rows; ++r) at[r] = static_cast<const char*>(job.input) + r * job.row_bytes;
   const uint16_t* lines = job.lines;
@@ -21,25 +55,78 @@ void RunTile(const TileJob& job) {
   auto* out = static_cast<int32_t*>(job.sums);
   for (int32_t f = 0; f < job.filters; ++f) {
     const ptrdiff_t place = static_cast<ptrdiff_t>(job.slots[f]) * (kVectors * kLanes);
-    Sums sums[kVectors];
-    for (int v = 0; v < kVectors; ++v) sums[v] = FillSums(bias != nullptr ? bias[job.slots[f]] : 0);
+    Sums sums[kChains][kVectors];
+    Sums* const sum = sums[0];
+    for (int v = 0; v < kVectors; ++v) {
+      sum[v] = FillSums(bias != nullptr ? bias[job.slots[f]] : 0);
+      for (int chain = 1; chain < kChains; ++chain) sums[chain][v] = FillSums(0);
+    }
     if (begin != nullptr) {
-      for (int v = 0; v < kVectors; ++v) sums[v] = AddSums(sums[v], LoadSums(begin + place + v * kLanes));
+      for (int v = 0; v < kVectors; ++v) sum[v] = AddSums(sum[v], LoadSums(begin + place + v * kLanes));
     }
     const int32_t count = job.counts[f];
-    for (int32_t i = 0; i < count; ++i) {
-      const ptrdiff_t offset = static_cast<ptrdiff_t>(lines[i]) * (kLanes * kWordBytes);
+    const auto add = [&](int32_t i, Sums* to) {
       const Word word = LoadWord(values + static_cast<ptrdiff_t>(i) * kWordBytes);
       for (int r = 0; r < rows; ++r) {
-        for (int c = 0; c < columns; ++c) {
-          const char* line = at[r] + offset + c * (kLanes * kWordBytes);
-          sums[r * columns + c] = DotLanes(sums[r * columns + c], line, word);
+        for (int c = 0; c < columns; ++c, to += slices) {
+          Sums words[slices];
+          for (int p = 0; p < slices; ++p) {
+            const char* line = at[r] + (lines[i * slices + p] + c) * kLineBytes;
+            words[p] = LoadSums(reinterpret_cast<const int32_t*>(line));
+          }
+          Join<slices>(words);
+          for (int p = 0; p < slices; ++p) to[p] = DotLanes(to[p], words[p], word);
+        }
+      }
+    };
+    int32_t i = 0;
+    for (; i + kChains <= count; i += kChains) {
+      for (int chain = 0; chain < kChains; ++chain) add(i + chain, sums[chain]);
+    }
+    for (; i < count; ++i) add(i, sum);
+    for (int chain = 1; chain < kChains; ++chain) {
+      for (int v = 0; v < kVectors; ++v) sum[v] = AddSums(sum[v], sums[chain][v]);
+    }
+    lines += static_cast<ptrdiff_t>(count) * slices;
+    values += static_cast<ptrdiff_t>(count) * kWordBytes;
+    for (int v = 0; v < kVectors; ++v) StoreSums(out + place + v * kLanes, sum[v]);
+  }
+}
+
+template <int rows, int columns>
+void RunTile(const TileJob& job) {
+  RunSlices<1, rows, columns>(job);
+}
+
+// As `Pack`, of 16 lanes after another; then all of them become slices.
+template <int slices>
+void PackSlices(const PackJob& job) {
+  for (int32_t first = job.first_word; first < job.end_word; first += kLanes) {
+    float* planes[kLanes];
+    const int32_t count = FindPlanes(job, first, planes);
+    const float* const* pixels = job.pixels;
+    for (int32_t position = 0; position < job.positions; ++position) {
+      alignas(64) int32_t words[slices][kLanes][kLanes];
+      for (int p = 0; p < slices; ++p, pixels += kLanes) {
+        if (count == kLanes) {
+          Vector rows[kLanes];
+          for (int lane = 0; lane < kLanes; ++lane) rows[lane] = Load(pixels[lane] + first);
+          Transpose(rows);
+          for (int c = 0; c < kLanes; ++c) StoreSums(words[p][c], AsSums(Prepared(rows[c])));
+        } else {
+          for (int32_t c = 0; c < count; ++c) StoreSums(words[p][c], AsSums(Prepared(Pick(pixels, first + c))));
+        }
+      }
+      for (int32_t c = 0; c < count; ++c) {
+        Sums vectors[slices];
+        for (int p = 0; p < slices; ++p) vectors[p] = LoadSums(words[p][c]);
+        Slice<slices>(vectors);
+        for (int p = 0; p < slices; ++p) {
+          const ptrdiff_t line = static_cast<ptrdiff_t>(p) * job.positions + position;
+          StoreSums(reinterpret_cast<int32_t*>(planes[c] + line * kLanes), vectors[p]);
         }
       }
     }
-    lines += count;
-    values += static_cast<ptrdiff_t>(count) * kWordBytes;
-    for (int v = 0; v < kVectors; ++v) StoreSums(out + place + v * kLanes, sums[v]);
   }
 }
 

@@ -222,7 +222,7 @@ constexpr Tile kTiles[] = {
     {7, 1, RunTile<7, 1>},   {7, 2, RunTile<7, 2>},   {7, 4, RunTile<7, 4>},   {7, 7, RunTile<7, 7>},
 };
 
-constexpr LaneKernel kLaneKernel = {kTiles, sizeof(kTiles) / sizeof(Tile), kLanes, Pack, Gather, nullptr, Enter,
+constexpr LaneKernel kLaneKernel = {kTiles, sizeof(kTiles) / sizeof(Tile), kLanes, 1, Pack, Gather, nullptr, Enter,
                                     Leave};
 
 }  // namespace

@@ -1,4 +1,4 @@
-// The int8 kernel whose lanes are parts of the map, with AVX-VNNI.
+// The int8 kernels whose lanes are parts of the map, with AVX-VNNI.
 #include "kernel.h"
 
 #if defined(__AVXVNNI__)
@@ -23,11 +23,23 @@ inline Word LoadWord(const void* from) {
   memcpy(&bits, from, sizeof(bits));
   return _mm256_set1_epi32(bits);
 }
-inline Sums DotLanes(Sums sums, const char* line, Word word) {
+inline Sums DotLanes(Sums sums, const Sums& line, Word word) {
   for (int i = 0; i < 2; ++i) {
-    __asm__("%{vex%} vpdpbusd %2, %1, %0" : "+x"(sums.half[i]) : "x"(LoadHalf(line + 32 * i)), "x"(word));
+    __asm__("%{vex%} vpdpbusd %2, %1, %0" : "+x"(sums.half[i]) : "x"(line.half[i]), "x"(word));
   }
   return sums;
+}
+inline Sums FirstBytes(const Sums& a, const Sums& b) {
+  return {{_mm256_unpacklo_epi8(a.half[0], b.half[0]), _mm256_unpacklo_epi8(a.half[1], b.half[1])}};
+}
+inline Sums SecondBytes(const Sums& a, const Sums& b) {
+  return {{_mm256_unpackhi_epi8(a.half[0], b.half[0]), _mm256_unpackhi_epi8(a.half[1], b.half[1])}};
+}
+inline Sums FirstTwos(const Sums& a, const Sums& b) {
+  return {{_mm256_unpacklo_epi16(a.half[0], b.half[0]), _mm256_unpacklo_epi16(a.half[1], b.half[1])}};
+}
+inline Sums SecondTwos(const Sums& a, const Sums& b) {
+  return {{_mm256_unpackhi_epi16(a.half[0], b.half[0]), _mm256_unpackhi_epi16(a.half[1], b.half[1])}};
 }
 inline Sums AsSums(const Vector& v) { return {{_mm256_castps_si256(v.low), _mm256_castps_si256(v.high)}}; }
 inline __m256 WithoutSign(__m256 half) {
@@ -39,11 +51,16 @@ inline Vector Prepared(const Vector& v) { return {WithoutSign(v.low), WithoutSig
 #include "int8_lanes.inl"
 #include "int8_multiply.inl"
 #include "tiles_of_lanes_6.inl"
+#include "tiles_of_slices_6.inl"
 
 }  // namespace
 
 const Kernel kInt8LanesAvxVnni = {"int8_lanes_avxvnni", Int8Supported, kRegisters, Multiply,
                                   &kLaneKernel,         nullptr,       0x80};
+const Kernel kInt8PairsAvxVnni = {"int8_pairs_avxvnni", Int8Supported, kRegisters, Multiply,
+                                  &kPairKernel,         nullptr,       0x80};
+const Kernel kInt8QuadsAvxVnni = {"int8_quads_avxvnni", Int8Supported, kRegisters, Multiply,
+                                  &kQuadKernel,         nullptr,       0x80};
 
 }  // namespace tfc
 
@@ -51,6 +68,8 @@ const Kernel kInt8LanesAvxVnni = {"int8_lanes_avxvnni", Int8Supported, kRegister
 
 namespace tfc {
 const Kernel kInt8LanesAvxVnni = {"int8_lanes_avxvnni", nullptr, 0, nullptr, nullptr, nullptr, 0};
-}
+const Kernel kInt8PairsAvxVnni = {"int8_pairs_avxvnni", nullptr, 0, nullptr, nullptr, nullptr, 0};
+const Kernel kInt8QuadsAvxVnni = {"int8_quads_avxvnni", nullptr, 0, nullptr, nullptr, nullptr, 0};
+}  // namespace tfc
 
 #endif

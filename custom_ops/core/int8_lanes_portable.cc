@@ -1,4 +1,4 @@
-// The int8 kernel whose lanes are parts of the map, with plain C++.
+// The int8 kernels whose lanes are parts of the map, with plain C++.
 #include <string.h>
 
 #include "int8_portable.h"
@@ -30,8 +30,9 @@ inline Word LoadWord(const void* from) {
   memcpy(word.bytes, from, sizeof(word.bytes));
   return word;
 }
-inline Sums DotLanes(Sums sums, const void* line, const Word& word) {
-  const auto* bytes = static_cast<const int8_t*>(line);
+inline Sums DotLanes(Sums sums, const Sums& line, const Word& word) {
+  int8_t bytes[kLanes * kWordBytes];
+  memcpy(bytes, line.lane, sizeof(bytes));
   for (int i = 0; i < kLanes; ++i) {
     int32_t sum = 0;
     for (int k = 0; k < kWordBytes; ++k) sum += bytes[kWordBytes * i + k] * word.bytes[k];
@@ -39,6 +40,30 @@ inline Sums DotLanes(Sums sums, const void* line, const Word& word) {
   }
   return sums;
 }
+
+// Of each quarter, from that byte on, so many of each vector in turn.
+template <int size>
+inline Sums Zipped(const Sums& a, const Sums& b, int from) {
+  constexpr int kQuarter = 16;
+  Sums zipped;
+  const char* const sources[] = {reinterpret_cast<const char*>(a.lane), reinterpret_cast<const char*>(b.lane)};
+  auto* to = reinterpret_cast<char*>(zipped.lane);
+  for (int byte = 0; byte < kLanes * kWordBytes; ++byte) {
+    const int place = byte % kQuarter, source = place / size % 2;
+    to[byte] = sources[source][byte - place + from + place / (2 * size) * size + place % size];
+  }
+  return zipped;
+}
+inline Sums FirstBytes(const Sums& a, const Sums& b) { return Zipped<1>(a, b, 0); }
+inline Sums SecondBytes(const Sums& a, const Sums& b) { return Zipped<1>(a, b, 8); }
+inline Sums FirstTwos(const Sums& a, const Sums& b) { return Zipped<2>(a, b, 0); }
+inline Sums SecondTwos(const Sums& a, const Sums& b) { return Zipped<2>(a, b, 8); }
+inline Sums AsSums(const Vector& v) {
+  Sums sums;
+  memcpy(sums.lane, v.lane, sizeof(sums.lane));
+  return sums;
+}
+
 void ScaleSquare(const float* from, ptrdiff_t plane_words, const Requantization& by, void* const* pixels,
                  ptrdiff_t channel) {
   for (int c = 0; c < kLanes; ++c, from += plane_words) {
@@ -54,10 +79,15 @@ inline Vector Prepared(const Vector& v) { return v; }
 #include "int8_lanes.inl"
 #include "int8_multiply.inl"
 #include "tiles_of_lanes_4.inl"
+#include "tiles_of_slices_6.inl"
 
 }  // namespace
 
 const Kernel kInt8LanesPortable = {"int8_lanes_portable", Int8Supported, kRegisters, Multiply,
                                    &kLaneKernel,          nullptr,       0};
+const Kernel kInt8PairsPortable = {"int8_pairs_portable", Int8Supported, kRegisters, Multiply,
+                                   &kPairKernel,          nullptr,       0};
+const Kernel kInt8QuadsPortable = {"int8_quads_portable", Int8Supported, kRegisters, Multiply,
+                                   &kQuadKernel,          nullptr,       0};
 
 }  // namespace tfc

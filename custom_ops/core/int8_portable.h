@@ -3,6 +3,7 @@
 #define TFCOMPRESS_INT8_H_
 
 #include <math.h>
+#include <string.h>
 
 #include "kernel.h"
 
@@ -18,7 +19,7 @@ struct Weights {
 
 inline Sums LoadSums(const int32_t* from) {
   Sums sums;
-  for (int i = 0; i < kLanes; ++i) sums.lane[i] = from[i];
+  memcpy(sums.lane, from, sizeof(sums.lane));
   return sums;
 }
 inline Weights LoadWeights(const int8_t* from) { return {from}; }

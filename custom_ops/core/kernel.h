@@ -19,6 +19,10 @@ constexpr int kWordBytes = 4;
 
 // Maps and weights are in words of four bytes: a channel in float32, or four neighbouring ones in int8. Sums are
 // words, too: floats, or whole numbers.
+//
+// In int8 a plane may be in 2 or 4 *slices*: a vector has two channels of a word, or one, of 32 or 64 lanes.
+// Kernels take slices of any planes, as many as make a word, and join them lane by lane; so they multiply words
+// that are full wherever the weights are.
 
 // What becomes of outputs and a residual in int8, as `tfc_addition` tells.
 struct Addition {
@@ -36,7 +40,7 @@ struct Requantization {
 // The sums of some filters over a block of words, for one register tile of rows x columns vectors.
 struct TileJob {
   // Per filter in turn: how many words of weights it has in the block, where it is within the chunk, and then
-  // for each word the cache line of its input, counted from `input`, and its value.
+  // for each word the cache line of its input, or of each of its slices, counted from `input`, and its value.
   //
   // Where 16 filters go together: per group of them how many squares of weights it has, 16 words of each filter,
   // for 16 neighbouring planes, and how many other lines there are. A square has the line of its first plane; what
@@ -51,7 +55,7 @@ struct TileJob {
   ptrdiff_t row_bytes;    // from one row of the tile to the next
   ptrdiff_t plane_bytes;  // from one plane to the next
 
-  void* sums;         // (slots, rows * columns, 16)
+  void* sums;         // (slots, rows * columns * slices, 16)
   const void* begin;  // likewise, what sums begin with; may be `sums`; NULL for nothing
   const void* bias;   // by slot, which sums begin with besides; NULL for nothing; in int8, one of the two is NULL
   bool last;          // whether to clamp to [low, high], in float32
@@ -71,9 +75,10 @@ struct Tile {
 };
 
 // Moves positions of the map from images, whose words are contiguous, to planes, one per word of a pixel, whose
-// vectors hold a position in all lanes. A pointer to floats is one to words, whatever is in them.
+// vectors hold a position in all lanes; where there are slices, all positions of one are before those of the next.
+// A pointer to floats is one to words, whatever is in them.
 struct PackJob {
-  const float* const* pixels;  // (positions, 16)
+  const float* const* pixels;  // (positions, 16 * slices)
   int32_t positions;
   const int32_t* planes;                // by word: which plane gets it; NULL where each has its own, in turn
   int32_t first_word, end_word, words;  // of a pixel, to move; in all
@@ -117,6 +122,7 @@ struct LaneKernel {
   const Tile* tiles;
   int32_t tile_count;
   int32_t together;  // filters that read the same lines, and words that are read at a time: 1, or 16
+  int32_t slices;    // of a plane: 1, 2 or 4
   void (*pack)(const PackJob& job);
   void (*gather)(const GatherJob& job);
   void (*unpack)(const UnpackJob& job);  // NULL where tiles do so
@@ -186,12 +192,20 @@ struct Kernel {
 #define TFC_INT8_KERNELS(X) \
   X(Int8LanesAvx512Amx)     \
   X(Int8LanesAvx512Vnni)    \
+  X(Int8PairsAvx512Vnni)    \
+  X(Int8QuadsAvx512Vnni)    \
   X(Int8BlocksAvx512Vnni)   \
   X(Int8LanesAvxVnni)       \
+  X(Int8PairsAvxVnni)       \
+  X(Int8QuadsAvxVnni)       \
   X(Int8BlocksAvxVnni)      \
   X(Int8LanesDotprod)       \
+  X(Int8PairsDotprod)       \
+  X(Int8QuadsDotprod)       \
   X(Int8BlocksDotprod)      \
   X(Int8LanesPortable)      \
+  X(Int8PairsPortable)      \
+  X(Int8QuadsPortable)      \
   X(Int8BlocksPortable)
 
 #define TFC_DECLARE(name) extern const Kernel k##name;

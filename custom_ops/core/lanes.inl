@@ -14,13 +14,7 @@
 //
 // in an unnamed namespace, which includes this file.
 
-// A multiply-add waits for the one before it in the same sum, and a processor does so many in that time: with
-// fewer sums there are several of each, for weights in turn.
-constexpr int Chains(int vectors) {
-  constexpr int kInFlight = 8, kMost = 4;
-  const int chains = kInFlight / (vectors * kParts);
-  return chains < 1 ? 1 : chains > kMost ? kMost : chains;
-}
+#include "chains.inl"
 
 template <int rows, int columns>
 void RunTile(const TileJob& job) {

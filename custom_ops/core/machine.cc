@@ -82,11 +82,12 @@ double WakeSeconds() {
 // ---------------------------------------------------------------- the plans that are timed
 
 // Which lines a kernel reads, and how many weights go with each.
-enum Kind { kLines, kBlocks, kSquares };
+enum Kind { kLines, kSlices, kBlocks, kSquares };
 
 Kind KindOf(const Kernel& kernel) {
   if (kernel.blocks != nullptr) return kBlocks;
-  return kernel.lanes->together == 1 ? kLines : kSquares;
+  if (kernel.lanes->together > 1) return kSquares;
+  return kernel.lanes->slices == 1 ? kLines : kSlices;
 }
 
 struct Trial {
@@ -126,16 +127,18 @@ constexpr Trial kFloat32Trials[] = {
 };
 
 constexpr Trial kInt8Trials[] = {
-    {28, 64, 64, 3, 0.3, kLines},      {28, 64, 64, 3, 0.05, kLines},    {28, 128, 256, 1, 0.3, kLines},
-    {28, 128, 256, 1, 0.03, kLines},   {14, 256, 128, 1, 0.1, kLines},   {14, 128, 128, 3, 0.1, kLines},
-    {7, 256, 256, 3, 0.05, kLines},    {7, 256, 512, 1, 0.1, kLines},    {28, 64, 64, 3, 0.3, kBlocks},
-    {28, 64, 64, 3, 0.05, kBlocks},    {28, 128, 256, 1, 0.3, kBlocks},  {28, 128, 512, 1, 0.03, kBlocks},
-    {14, 256, 256, 1, 0.1, kBlocks},   {14, 128, 128, 3, 0.1, kBlocks},  {7, 256, 256, 3, 0.05, kBlocks},
-    {7, 256, 512, 1, 0.1, kBlocks},    {28, 64, 64, 3, 0.9, kSquares},   {28, 64, 64, 3, 0.1, kSquares},
-    {28, 128, 128, 3, 0.2, kSquares},  {14, 256, 256, 3, 0.9, kSquares}, {14, 256, 256, 3, 0.1, kSquares},
-    {14, 256, 256, 3, 0.02, kSquares}, {28, 128, 512, 1, 0.9, kSquares}, {28, 128, 256, 1, 0.05, kSquares},
-    {14, 512, 256, 1, 0.2, kSquares},  {7, 256, 256, 3, 0.1, kSquares},  {7, 512, 512, 1, 0.9, kSquares},
-    {7, 512, 512, 1, 0.1, kSquares},
+    {28, 64, 64, 3, 0.3, kLines},     {28, 64, 64, 3, 0.05, kLines},     {28, 128, 256, 1, 0.3, kLines},
+    {28, 128, 256, 1, 0.03, kLines},  {14, 256, 128, 1, 0.1, kLines},    {14, 128, 128, 3, 0.1, kLines},
+    {7, 256, 256, 3, 0.05, kLines},   {7, 256, 512, 1, 0.1, kLines},     {28, 64, 64, 3, 0.2, kSlices},
+    {28, 64, 64, 3, 0.05, kSlices},   {28, 128, 256, 1, 0.1, kSlices},   {28, 128, 256, 1, 0.03, kSlices},
+    {14, 256, 128, 1, 0.1, kSlices},  {14, 128, 128, 3, 0.1, kSlices},   {7, 256, 256, 3, 0.05, kSlices},
+    {7, 256, 512, 1, 0.1, kSlices},   {28, 64, 64, 3, 0.3, kBlocks},     {28, 64, 64, 3, 0.05, kBlocks},
+    {28, 128, 256, 1, 0.3, kBlocks},  {28, 128, 512, 1, 0.03, kBlocks},  {14, 256, 256, 1, 0.1, kBlocks},
+    {14, 128, 128, 3, 0.1, kBlocks},  {7, 256, 256, 3, 0.05, kBlocks},   {7, 256, 512, 1, 0.1, kBlocks},
+    {28, 64, 64, 3, 0.9, kSquares},   {28, 64, 64, 3, 0.1, kSquares},    {28, 128, 128, 3, 0.2, kSquares},
+    {14, 256, 256, 3, 0.9, kSquares}, {14, 256, 256, 3, 0.1, kSquares},  {14, 256, 256, 3, 0.02, kSquares},
+    {28, 128, 512, 1, 0.9, kSquares}, {28, 128, 256, 1, 0.05, kSquares}, {14, 512, 256, 1, 0.2, kSquares},
+    {7, 256, 256, 3, 0.1, kSquares},  {7, 512, 512, 1, 0.9, kSquares},   {7, 512, 512, 1, 0.1, kSquares},
 };
 
 tfc_shape ShapeOf(const Trial& trial) {
@@ -149,9 +152,11 @@ tfc_shape ShapeOf(const Trial& trial) {
   return s;
 }
 
-// Words at random, always the same; or those of 16 filters.
+// Words at random, always the same; or those of 16 filters, or single weights.
 std::vector<int32_t> Places(const tfc_shape& shape, const Trial& trial, int32_t depth) {
-  const int32_t together = trial.kind == kLines ? 1 : kLanes, taps = shape.kernel_height * shape.kernel_width;
+  if (trial.kind == kSlices) depth = 1;
+  const int32_t together = trial.kind == kBlocks || trial.kind == kSquares ? kLanes : 1;
+  const int32_t taps = shape.kernel_height * shape.kernel_width;
   const int32_t words = shape.channels / depth, groups = shape.filters / together;
   std::vector<bool> kept(static_cast<size_t>(taps) * words * groups);
   uint32_t state = 1;
@@ -366,7 +371,10 @@ tfc_status Predict(Type type, const tfc_shape* shape, const tfc_weight_counts* c
                    const tfc_machine* machine, int32_t threads, tfc_prediction* prediction) {
   if (shape == nullptr || counts == nullptr || options == nullptr) return TFC_BAD_ARGUMENT;
   if (machine == nullptr || prediction == nullptr || threads < 1 || !(machine->dense > 0)) return TFC_BAD_ARGUMENT;
-  if (counts->weights < 0 || counts->blocks < 0 || counts->channels < 0) return TFC_BAD_ARGUMENT;
+  for (const int64_t count : {counts->weights, counts->halves, counts->quarters, counts->blocks}) {
+    if (count < 0) return TFC_BAD_ARGUMENT;
+  }
+  if (counts->channels < 0) return TFC_BAD_ARGUMENT;
   try {
     OutputSize size;
     if (const auto status = CheckShape(*shape, &size)) return status;

@@ -4,6 +4,7 @@
 #include <cstring>
 #include <limits>
 #include <set>
+#include <utility>
 
 namespace tfc {
 namespace {
@@ -67,12 +68,13 @@ const Kernel* KernelAt(Type type, int32_t index) {
 }
 
 tfc_status FindKernels(Type type, const char* name, std::vector<const Kernel*>* found) {
-  std::set<int32_t> kinds;
+  std::set<std::pair<int32_t, int32_t>> kinds;
   bool known = false;
   for (int32_t i = 0; const Kernel* kernel = KernelAt(type, i); ++i) {
     if (name != nullptr && std::strcmp(kernel->name, name) != 0) continue;
     known = true;
-    const int32_t kind = kernel->lanes == nullptr ? 0 : kernel->lanes->together;
+    const LaneKernel* lanes = kernel->lanes;
+    const auto kind = lanes == nullptr ? std::pair(0, 0) : std::pair(lanes->together, lanes->slices);
     if (kinds.count(kind) != 0 || !kernel->supported()) continue;
     kinds.insert(kind);
     found->push_back(kernel);
@@ -98,6 +100,8 @@ tfc_status MakeOutline(Type type, const tfc_shape& shape, const tfc_weight_count
   work.tiled = {options.tiled_input != 0, options.tiled_residual != 0, options.tiled_output != 0};
   work.tiles = options.tiles;
   work.weights = counts.weights;
+  work.halves = counts.halves;
+  work.quarters = counts.quarters;
   work.blocks = counts.blocks;
   work.in_place = work.tiled.input && Pointwise(shape);
   work.channels = work.in_place ? shape.channels / work.depth : counts.channels;

@@ -15,7 +15,12 @@ namespace {
 // Of a stream whose planes are assigned.
 tfc_weight_counts WeightCountsOf(const tfc_shape& shape, const tfc_weights& weights, int32_t depth,
                                  const Stream& stream) {
-  return {CountWords(shape, weights, 1, depth), CountWords(shape, weights, kLanes, depth), stream.plane_count};
+  const auto words = [&](int32_t filters, int32_t channels) {
+    return CountWords(shape, weights, filters, channels);
+  };
+  const bool sliced = depth > 1;
+  return {words(1, depth), sliced ? words(1, depth / 2) : 0, sliced ? words(1, depth / 4) : 0,
+          words(kLanes, depth), stream.plane_count};
 }
 
 // The values of the weights are not looked at.

@@ -46,7 +46,7 @@ class Runner {
         words_((shape_.channels + outline_.work.depth - 1) / outline_.work.depth),
         plane_words_(static_cast<ptrdiff_t>(tiling_.plane_lines) * kLanes),
         sum_words_(static_cast<ptrdiff_t>(tiling_.Vectors()) * kLanes),
-        pixels_(tiled_.input ? 0 : static_cast<size_t>(tiling_.Positions()) * kLanes),
+        pixels_(tiled_.input ? 0 : static_cast<size_t>(tiling_.Positions()) * tiling_.Lanes()),
         residual_pixels_(maps.residual == nullptr || tiled_.residual ? 0 : sum_words_),
         output_pixels_(tiled_.output ? 0 : sum_words_),
         moves_(tiled_.input && !outline_.work.in_place ? tiling_.Positions() : 0),
@@ -144,14 +144,15 @@ class Runner {
     if (!WholeWords() && task_.image != copied_) CopyImage();
     const float* image =
         WholeWords() ? input_ + task_.image * int64_t{s.height} * s.width * words_ : whole_words_.data();
-    for (int lane = 0; lane < kLanes; ++lane) {
+    const int32_t lanes = tiling_.Lanes();
+    for (int lane = 0; lane < lanes; ++lane) {
       const int64_t top = int64_t{TileRow(lane)} * s.stride_height - s.pad_top,
                     left = int64_t{TileColumn(lane)} * s.stride_width - s.pad_left;
       const bool inside = top >= 0 && top + last_row_ < s.height && left >= 0 && left + last_column_ < s.width;
       const float** to = pixels_.data() + lane;
       if (inside) {
         const float* first = image + (top * s.width + left) * words_;
-        for (size_t i = 0; i < offsets_.size(); ++i) to[i * kLanes] = first + offsets_[i];
+        for (size_t i = 0; i < offsets_.size(); ++i) to[i * lanes] = first + offsets_[i];
       } else {
         FindPixels(image, top, left, to);
       }
@@ -165,7 +166,7 @@ class Runner {
         const int64_t x = left + column;
         const bool on = y >= 0 && y < shape_.height && x >= 0 && x < shape_.width;
         *to = on ? image + (y * shape_.width + x) * words_ : zeros_;
-        to += kLanes;
+        to += tiling_.Lanes();
       }
     }
   }
@@ -195,11 +196,11 @@ class Runner {
     const auto pixel_bytes = static_cast<uintptr_t>(shape_.filters) * (Int8() ? sizeof(int8_t) : sizeof(float));
     const auto image = reinterpret_cast<uintptr_t>(map) +
                        static_cast<uintptr_t>(task_.image) * size.height * size.width * pixel_bytes;
-    for (int lane = 0; lane < kLanes; ++lane) {
+    for (int lane = 0; lane < tiling_.Lanes(); ++lane) {
       const int32_t top = TileRow(lane), left = TileColumn(lane);
       Pointer* to = pixels->data() + lane;
       for (int32_t y = top; y < top + tiling_.tile.rows; ++y) {
-        for (int32_t x = left; x < left + tiling_.tile.columns; ++x, to += kLanes) {
+        for (int32_t x = left; x < left + tiling_.tile.columns; ++x, to += tiling_.Lanes()) {
           const uintptr_t pixel = static_cast<uintptr_t>(y) * size.width + x;
           *to = y < size.height && x < size.width ? reinterpret_cast<Pointer>(image + pixel * pixel_bytes) : off;
         }

@@ -148,12 +148,14 @@ TFC_EXPORT int64_t tfc_tiled_floats(const tfc_tiles* tiles, int32_t height, int3
 /* How fast this processor is, for predictions. Numbers only: it may be kept for another process. */
 typedef struct tfc_machine {
   double dense;     /* multiply-adds of a dense convolution in a second, on one thread */
-  double steps[21]; /* seconds that each kind of step of a plan takes */
+  double steps[22]; /* seconds that each kind of step of a plan takes */
 } tfc_machine;
 
 /* What a prediction needs to know of the weights that are not pruned. */
 typedef struct tfc_weight_counts {
   int64_t weights;  /* how many they are */
+  int64_t halves;   /* in int8, where they are words: how many halves of words, and how many quarters; in */
+  int64_t quarters; /* float32 nothing */
   int64_t blocks;   /* how many blocks of 16 filters have any at a tap of a channel, over all of these */
   int32_t channels; /* how many channels they read */
 } tfc_weight_counts;
@@ -184,10 +186,11 @@ TFC_EXPORT tfc_status tfc_reference(const tfc_shape* shape, const float* weights
                                     tfc_activation activation, const float* input, float* output, int32_t batch);
 
 /* In int8. Kernels have names of their own: "int8_lanes_..." leave out words, blocks of 4 neighbouring channels of
- * one filter at one tap; "int8_blocks_..." those of 16 neighbouring filters; "int8_lanes_avx512amx" words that
- * none of 16 filters has, and more only where that is faster. Padding is `input_zero`, which stands for 0.
- * TFC_BAD_ARGUMENT for scales that are not above 0, numbers out of range, and for a plan of the other type. Maps
- * begin on a border of 4 bytes. Where weights and channels are counted, words are.
+ * one filter at one tap; "int8_pairs_..." and "int8_quads_..." halves and quarters of words, which they put
+ * together to whole ones as they go; "int8_blocks_..." those of 16 neighbouring filters; "int8_lanes_avx512amx"
+ * words that none of 16 filters has, and more only where that is faster. Padding is `input_zero`, which stands for
+ * 0. TFC_BAD_ARGUMENT for scales that are not above 0, numbers out of range, and for a plan of the other type.
+ * Maps begin on a border of 4 bytes. Where weights and channels are counted, words are.
  *
  * bias:     (filters,) or NULL.
  * addition: or NULL; then runs have no residual, and else they have one. */

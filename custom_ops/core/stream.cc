@@ -8,7 +8,8 @@
 namespace tfc {
 namespace {
 
-// Where a word of weights is in a plane, and where those it is made of are told: `depth` of each filter.
+// Where a word of weights, or a slice of one, is in a plane, and where those it is made of are told: as many of
+// each filter as it has.
 struct Weight {
   int32_t plane, line;
   int64_t source;
@@ -16,23 +17,25 @@ struct Weight {
 
 using Weights = std::vector<Weight>;
 
-// The words that filters read, so many of them `together`, by plane. Weights come tap by tap, channel by channel:
-// those of a word are not all next to each other, but nothing of its filters is between them.
+// The words, or slices, that filters read, so many of them `together`, by plane. Weights come tap by tap, channel
+// by channel: those of a word are not all next to each other, but nothing of its filters is between them.
 std::vector<Weights> WeightsOfGroups(const tfc_shape& s, const tfc_weights& weights, int32_t depth,
                                      const Tiling& tiling, const Stream& stream, std::vector<int32_t>* source) {
-  const int32_t together = tiling.together;
+  const int32_t together = tiling.together, size = depth / tiling.slices;
   std::vector<Weights> groups(CeilDiv(s.filters, together));
   const auto width = static_cast<int32_t>(tiling.columns.source.size());
   for (int64_t i = 0; i < weights.count; ++i) {
     const Place at = PlaceOf(s, weights.indices[i]);
-    const int32_t line = tiling.rows.taps[at.row] * width + tiling.columns.taps[at.column];
+    const int32_t slice = at.channel % depth / size;
+    const int32_t line =
+        slice * tiling.Positions() + tiling.rows.taps[at.row] * width + tiling.columns.taps[at.column];
     const int32_t plane = stream.planes[at.channel / depth];
     Weights& group = groups[at.filter / together];
     if (group.empty() || group.back().plane != plane || group.back().line != line) {
       group.push_back({plane, line, static_cast<int64_t>(source->size())});
-      source->resize(source->size() + together * depth, -1);
+      source->resize(source->size() + together * size, -1);
     }
-    const int64_t place = group.back().source + at.filter % together * depth + at.channel % depth;
+    const int64_t place = group.back().source + at.filter % together * size + at.channel % size;
     (*source)[place] = static_cast<int32_t>(i);
   }
   for (Weights& group : groups) {
@@ -45,21 +48,27 @@ std::vector<Weights> WeightsOfGroups(const tfc_shape& s, const tfc_weights& weig
 // Puts the weights of a block of planes into a stream.
 class Filler {
  public:
-  // `places` gets, for each word of a plan's values, or for 16 of all filters that go together, its source.
+  // `places` gets, for each slice of a plan's words, or for 16 words of all filters that go together, its source.
   Filler(const Tiling& tiling, Stream* stream, std::vector<int64_t>* places)
       : tiling_(tiling), stream_(stream), places_(places) {}
 
   Step::Start Here() const {
     return {static_cast<int64_t>(stream_->slots.size()), static_cast<int64_t>(stream_->counts.size()),
-            static_cast<int64_t>(stream_->lines.size()), static_cast<int64_t>(places_->size()) * tiling_.together};
+            static_cast<int64_t>(stream_->lines.size()),
+            static_cast<int64_t>(places_->size()) * tiling_.together / tiling_.slices};
   }
 
   void Add(int32_t slot, const Weight* begin, const Weight* end, int32_t first_plane) {
     stream_->slots.push_back(slot);
     first_plane_ = first_plane;
     if (tiling_.together > 1) return AddSquares({begin, end});
-    stream_->counts.push_back(static_cast<int32_t>(end - begin));
+    const auto slices = static_cast<int32_t>(end - begin), words = CeilDiv(slices, tiling_.slices);
+    stream_->counts.push_back(words);
     for (; begin != end; ++begin) AddWord(*begin);
+    for (int32_t more = words * tiling_.slices - slices; more > 0; --more) {  // zeros, for any line
+      stream_->lines.push_back(stream_->lines.back());
+      places_->push_back(-1);
+    }
   }
 
  private:
@@ -243,12 +252,13 @@ void FillStream(const tfc_shape& shape, const tfc_weights& weights, int32_t dept
     }
     stream->chunks.push_back(std::move(chunk));
   }
-  source->reserve(places.size() * together * depth);
+  const int32_t size = depth / tiling.slices;
+  source->reserve(places.size() * together * size);
   for (size_t word = 0; word < places.size(); word += together) {  // one, or a row of each filter
     for (int32_t filter = 0; filter < together; ++filter) {
       for (int32_t i = 0; i < together; ++i) {
-        const int64_t place = places[word + i] + filter * depth;
-        for (int32_t d = 0; d < depth; ++d) {
+        const int64_t place = places[word + i] + filter * size;
+        for (int32_t d = 0; d < size; ++d) {
           source->push_back(places[word + i] < 0 ? -1 : unsorted[place + d]);
         }
       }

@@ -57,7 +57,7 @@ int64_t CountWords(const tfc_shape& shape, const tfc_weights& weights, int32_t f
 void AssignPlanes(const tfc_shape& shape, const tfc_weights& weights, int32_t depth, Stream* stream);
 void AssignAllPlanes(Stream* stream);
 // `source` gets, for the `depth` weights of each word of a plan's values in turn, which of those given they are,
-// or -1.
+// or -1. Words may be made of slices.
 void FillStream(const tfc_shape& shape, const tfc_weights& weights, int32_t depth, const Tiling& tiling,
                 Stream* stream, std::vector<int32_t>* source);
 

@@ -9,5 +9,5 @@ constexpr Tile kTiles[] = {
     {3, 3, RunTile<3, 3>},   {4, 1, RunTile<4, 1>},
 };
 
-constexpr LaneKernel kLaneKernel = {kTiles, sizeof(kTiles) / sizeof(Tile), 1, Pack, Gather, Unpack, nullptr,
+constexpr LaneKernel kLaneKernel = {kTiles, sizeof(kTiles) / sizeof(Tile), 1, 1, Pack, Gather, Unpack, nullptr,
                                     nullptr};

@@ -6,5 +6,5 @@ constexpr Tile kTiles[] = {{2, 2, RunTile<2, 2>},
                            {1, 3, RunTile<1, 3>},
                            {1, 4, RunTile<1, 4>}};
 
-constexpr LaneKernel kLaneKernel = {kTiles, sizeof(kTiles) / sizeof(Tile), 1, Pack, Gather, Unpack, nullptr,
+constexpr LaneKernel kLaneKernel = {kTiles, sizeof(kTiles) / sizeof(Tile), 1, 1, Pack, Gather, Unpack, nullptr,
                                     nullptr};

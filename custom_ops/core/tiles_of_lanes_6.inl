@@ -6,5 +6,5 @@ constexpr Tile kTiles[] = {
     {1, 6, RunTile<1, 6>}, {4, 1, RunTile<4, 1>},
 };
 
-constexpr LaneKernel kLaneKernel = {kTiles, sizeof(kTiles) / sizeof(Tile), 1, Pack, Gather, Unpack, nullptr,
+constexpr LaneKernel kLaneKernel = {kTiles, sizeof(kTiles) / sizeof(Tile), 1, 1, Pack, Gather, Unpack, nullptr,
                                     nullptr};

@@ -13,6 +13,8 @@ namespace {
 
 constexpr int32_t kMostLines = 65536;  // of a block: lines are counted in 16 bits
 constexpr int32_t kLineBytes = 64;
+// By slices, of a vector of sums, and of one that is packed.
+constexpr double kJoinsOfVector[] = {0, 0, 1, 0, 2}, kJoinsOfPacked[] = {0, 0, 3, 0, 4};
 constexpr double kBehind = 2.5;  // so much faster do weights come that are waited for while others are multiplied
 
 CacheBytes ReadCacheBytes() {
@@ -41,12 +43,13 @@ Tiling Cut(const LaneKernel& kernel, const Tile& tile, int32_t lane_rows, const 
   t.tile = tile;
   t.together = kernel.together;
   t.lane_rows = lane_rows;
-  t.lane_columns = kLanes / lane_rows;
+  t.slices = kernel.slices;
+  t.lane_columns = t.Lanes() / lane_rows;
   t.region_rows = CeilDiv(size.height, lane_rows * tile.rows);
   t.region_columns = CeilDiv(size.width, t.lane_columns * tile.columns);
   t.rows = MakeAxis(tile.rows, shape.kernel_height, shape.stride_height, shape.dilation_height);
   t.columns = MakeAxis(tile.columns, shape.kernel_width, shape.stride_width, shape.dilation_width);
-  const int64_t lines = static_cast<int64_t>(t.rows.source.size()) * t.columns.source.size();
+  const int64_t lines = static_cast<int64_t>(t.rows.source.size()) * t.columns.source.size() * t.slices;
   t.plane_lines = lines < kMostLines ? static_cast<int32_t>(lines) | (in_place ? 0 : 1) : kMostLines;
   const int64_t bytes = t.together == 1 ? Caches().block : Caches().near / 8;
   const int64_t lines_of_block = std::min<int64_t>(bytes / kLineBytes, kMostLines);
@@ -103,11 +106,19 @@ Squares SquaresOf(const tfc_shape& shape, const Work& work) {
   return {0, std::max(read / kLanes, read > 0 ? least : 0)};
 }
 
+// Of weights, each made of slices as far as they go.
+double WordsOf(const Tiling& t, const Work& work, double begun) {
+  const int64_t whole = t.slices == 1 ? work.weights : t.slices == 2 ? work.halves : work.quarters;
+  const double filled_up = begun * (t.slices - 1) / 2;
+  return (static_cast<double>(whole) + filled_up) / t.slices;
+}
+
 Costs Counts(const Tiling& t, const tfc_shape& shape, const Work& work) {
-  const double vectors = t.Vectors(), filters = shape.filters, weights = static_cast<double>(work.weights);
+  const double vectors = t.Vectors(), filters = shape.filters;
   const double blocks = CeilDiv(std::max(work.channels, 1), t.block_channels);
+  const double weights = WordsOf(t, work, filters * blocks);
   const double planes =
-      CeilDiv(shape.filters, t.chunk_filters) * t.Positions() * static_cast<double>(work.channels);
+      CeilDiv(shape.filters, t.chunk_filters) * t.Positions() * static_cast<double>(work.channels) * t.slices;
   Costs counts{};
   counts[kRegion] = 1;
   if (t.together == 1) {
@@ -115,6 +126,7 @@ Costs Counts(const Tiling& t, const tfc_shape& shape, const Work& work) {
     counts[kSum] = filters * blocks * vectors;
     counts[kWeight] = weights;
     counts[kVector] = weights * vectors;
+    counts[kJoined] = weights * vectors * kJoinsOfVector[t.slices] + planes * kJoinsOfPacked[t.slices];
     if (!work.tiled.output) counts[kUnpacked] = filters * vectors;
   } else {
     const Squares squares = SquaresOf(shape, work);
@@ -128,7 +140,7 @@ Costs Counts(const Tiling& t, const tfc_shape& shape, const Work& work) {
   if (shape.channels % work.depth != 0) {  // word by word
     counts[kCopied] = double(shape.height) * shape.width * CeilDiv(shape.channels, work.depth);
   }
-  const double bytes = t.together == 1 ? weights * (sizeof(uint16_t) + kWordBytes)
+  const double bytes = t.together == 1 ? weights * (sizeof(uint16_t) * t.slices + kWordBytes)
                                        : counts[kSquare] / t.Regions() * kLanes * kLineBytes / kBehind;
   AddBytes(bytes, &counts);  // once: they stay from region to region
   return counts;
@@ -142,7 +154,7 @@ Tiling ChooseTiling(const LaneKernel& kernel, const tfc_shape& shape, OutputSize
   Tiling best{};
   double least = std::numeric_limits<double>::infinity();
   for (int32_t i = 0; i < kernel.tile_count; ++i) {
-    for (int32_t lane_rows = 1; lane_rows <= kLanes; lane_rows *= 2) {
+    for (int32_t lane_rows = 1; lane_rows <= kLanes * kernel.slices; lane_rows *= 2) {
       if (!Wanted(work.tiles, kernel.tiles[i], lane_rows)) continue;
       const Tiling tiling = Cut(kernel, kernel.tiles[i], lane_rows, shape, size, work.in_place);
       if (tiling.plane_lines >= kMostLines) continue;

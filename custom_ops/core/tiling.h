@@ -23,17 +23,19 @@ Axis MakeAxis(int32_t outputs, int32_t taps, int32_t stride, int32_t dilation);
 struct Tiling {
   Tile tile;
   int32_t together;                     // filters that read the same words, as the kernel says
-  int32_t lane_rows, lane_columns;      // 16 in all
+  int32_t slices;                       // of a plane, likewise
+  int32_t lane_rows, lane_columns;      // as many lanes in all
   int32_t region_rows, region_columns;  // regions of a map
   Axis rows, columns;
-  int32_t plane_lines;     // cache lines of a plane: odd, so that planes fall into different sets
+  int32_t plane_lines;     // cache lines of a plane, all slices: odd, so that planes fall into different sets
   int32_t block_channels;  // so many planes are in the first-level cache at a time
   int32_t chunk_filters;   // so many filters' sums are in the second-level cache at a time
 
   int32_t LaneRow(int lane) const { return lane / lane_columns; }
   int32_t LaneColumn(int lane) const { return lane % lane_columns; }
   int32_t Regions() const { return region_rows * region_columns; }
-  int32_t Vectors() const { return tile.rows * tile.columns; }
+  int32_t Lanes() const { return kLanes * slices; }
+  int32_t Vectors() const { return tile.rows * tile.columns * slices; }  // of sums
   int32_t Positions() const { return static_cast<int32_t>(rows.source.size() * columns.source.size()); }
 };
 
@@ -52,6 +54,8 @@ constexpr double kOtherSquare = 2.25;
 struct Work {
   int32_t depth;     // channels in a word
   int64_t weights;   // words of them that are not zero
+  int64_t halves;    // or halves of words
+  int64_t quarters;  // or quarters
   int64_t blocks;    // of 16 filters, with any weight at a tap of a word
   int32_t channels;  // words of the input that any of them reads
   tfc_tiles tiles;   // those to take; zeros for any
@@ -70,6 +74,7 @@ enum Cost {
   kGathered,  // make a vector out of vectors of tiles
   kTouched,   // bring a vector in place into the nearest cache
   kUnpacked,  // hand out a vector to 16 pixels
+  kJoined,    // put half of two vectors into one, to make words of slices, or slices of words
   // Where lanes are filters:
   kBlock,        // begin with a block of filters in a block of channels
   kBlockSum,     // load and store a vector of sums
@@ -90,10 +95,10 @@ enum Cost {
 using Costs = std::array<double, kCosts>;
 
 // Cycles, roughly; only their proportions matter for the choice of a tiling.
-constexpr Costs kTypicalFloat32 = {500, 10,   2.5, 1, 0.5, 3.5, 2, 2,    3.5,  15,   2,
-                                   2,   0.55, 1.5, 0, 0,   0,   0, 0.12, 0.25, 50000};
-constexpr Costs kTypicalInt8 = {1000, 10,   2.5, 1,   0.55, 4.5, 0,  0,    6,    15,   8,
-                                2,    0.55, 1.5, 140, 10,   28,  45, 0.12, 0.25, 50000};
+constexpr Costs kTypicalFloat32 = {500, 10, 2.5,  1,   0.5, 3.5, 2, 2, 3.5,  0,    15,
+                                   2,   2,  0.55, 1.5, 0,   0,   0, 0, 0.12, 0.25, 50000};
+constexpr Costs kTypicalInt8 = {1000, 10, 2.5,  0.8, 0.65, 5.5, 0,  0,  6,    0.6,  15,
+                                8,    2,  0.55, 1.5, 140,  10,  28, 45, 0.12, 0.25, 50000};
 
 // Of maps with so many channels in a word.
 inline const Costs& Typical(int32_t depth) { return depth == 1 ? kTypicalFloat32 : kTypicalInt8; }

@@ -169,6 +169,15 @@ class Addition(ctypes.Structure):
         return np.clip(scaled + self.zero, self.low, self.high).astype("int8")
 
 
+class Counts(ctypes.Structure):
+    """`tfc_weight_counts`."""
+
+    _fields_ = [
+        *((name, ctypes.c_int64) for name in ("weights", "halves", "quarters", "blocks")),
+        ("channels", ctypes.c_int32),
+    ]
+
+
 class Int8Convolution(NamedTuple):
     """What a convolution in int8 is made from; weights are dense."""
 
@@ -181,8 +190,7 @@ class Int8Convolution(NamedTuple):
     def plan(self, kernel: str | None = None) -> tuple[int, _POINTER]:
         """The status and the plan."""
         plan, name = _POINTER(), None if kernel is None else kernel.encode()
-        indices = np.flatnonzero(self.weights)
-        given = Weights(indices, self.weights.ravel()[indices], "int8")
+        given = self._given()
         shape, requantization = map(ctypes.byref, (self.shape, self.requantization))
         addition = None if self.addition is None else ctypes.byref(self.addition)
         numbers = ctypes.byref(given), pointer(self.bias), requantization, addition
@@ -200,6 +208,16 @@ class Int8Convolution(NamedTuple):
         finally:
             library().tfc_plan_destroy(plan)
         return out
+
+    def counts(self) -> Counts:
+        counts, given = Counts(), self._given()
+        count = library().tfc_int8_count_weights
+        assert count(*map(ctypes.byref, (self.shape, given, counts))) == OK
+        return counts
+
+    def _given(self) -> Weights:
+        indices = np.flatnonzero(self.weights)
+        return Weights(indices, self.weights.ravel()[indices], "int8")
 
     def reference(self, x: np.ndarray) -> np.ndarray:
         out = np.full((len(x), *output_shape(self.shape)), 99, "int8")

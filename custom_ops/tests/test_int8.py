@@ -41,6 +41,20 @@ def test_every_kernel_equals_the_plain_loops_on_any_number_of_threads(case):
             np.testing.assert_array_equal(convolution.run(x, kernel, threads), expected)
 
 
+@settings(max_examples=60, deadline=None)
+@given(cases())
+def test_words_and_their_halves_and_quarters_are_counted(case):
+    convolution, _ = case
+    shape, weights = convolution.shape, convolution.weights
+    counts = convolution.counts()
+    depth, filters = weights.shape[2], weights.shape[3]
+    first = np.arange(filters) // (filters // shape.groups) * depth  # the channel that a filter begins with
+    for size, found in ((4, counts.weights), (2, counts.halves), (1, counts.quarters)):
+        row, column, channel, filter_ = np.nonzero(weights)
+        places = {*zip(row, column, (first[filter_] + channel) // size, filter_, strict=True)}
+        assert found == len(places)
+
+
 MULTIPLIERS = st.integers(-(2**22), 2**22)
 
 

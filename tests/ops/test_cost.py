@@ -55,18 +55,20 @@ def test_kernels_end_with_those_that_every_processor_has():
 
 
 def test_kernels_of_int8_are_others():
-    assert cost.kernels("int8")[-2:] == ["int8_lanes_portable", "int8_blocks_portable"]
+    kinds = "lanes", "pairs", "quads", "blocks"
+    assert cost.kernels("int8")[-4:] == [f"int8_{kind}_portable" for kind in kinds]
 
 
-def test_in_int8_words_count_of_which_four_weights_are_one():
+def test_in_int8_words_cost_no_more_than_what_is_scattered():
     rng = np.random.default_rng(0)
     kept = rng.random((3, 3, 16, 96)) < 0.1
     words = np.repeat(kept, 4, axis=2)
     alone = words & (np.arange(64) % 4 == 0)[:, None]  # one weight of each word
-    found, expected = (cost.predict(SHAPE, each, dtype="int8").sparse_ms for each in (alone, words))
-    assert found == expected
-    scattered = rng.random(words.shape) < alone.mean()
-    assert cost.predict(SHAPE, scattered, dtype="int8").sparse_ms >= expected
+    scattered = rng.random(words.shape) < words.mean()
+    one, four, any_ = (
+        cost.predict(SHAPE, each, dtype="int8").sparse_ms for each in (alone, words, scattered)
+    )
+    assert one <= four <= any_
 
 
 def test_threads_share_the_work():

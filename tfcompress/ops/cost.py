@@ -31,7 +31,7 @@ _POINTWISE: dict[str, Any] = {
     "padding": "valid",
     "groups": 1,
 }
-_STEPS = 21
+_STEPS = 22
 _LANES = 16  # filters of a block
 _MOST = 2**31 - 1  # of what the core counts in 32 bits
 DTYPES = {"float32": 1, "int8": 4}  # neighbouring channels that one step multiplies
@@ -250,6 +250,7 @@ def kernels(dtype: str = "float32") -> list[str]:
 
     `"lanes_..."` leave out any weights, `"blocks_..."` blocks of 16 filters; the rest of the name tells the
     instructions they need. In int8 all have four input channels for one, and names begin with `"int8_"`;
+    `"int8_pairs_..."` and `"int8_quads_..."` have two of them, and one, as `"int8_lanes_..."` have four, and
     `"int8_lanes_avx512amx"` leaves out what none of 16 filters has.
 
     Raises:
@@ -303,7 +304,10 @@ class _Machine(ctypes.Structure):
 
 
 class _Counts(ctypes.Structure):
-    _fields_ = [("weights", ctypes.c_int64), ("blocks", ctypes.c_int64), ("channels", ctypes.c_int32)]
+    _fields_ = [
+        *((name, ctypes.c_int64) for name in ("weights", "halves", "quarters", "blocks")),
+        ("channels", ctypes.c_int32),
+    ]
 
 
 class _Weights(ctypes.Structure):
@@ -366,8 +370,8 @@ def _at_random(shape: ConvShape, weights: int, dtype: str) -> _Counts:
     def together(entries: int) -> int:
         return round(shape.weights / entries * (1 - (1 - density) ** entries))
 
-    words = weights if depth == 1 else together(depth)
-    return _Counts(words, together(depth * _LANES), -(-shape.channels // depth))
+    parts = (weights, 0, 0) if depth == 1 else (together(depth), together(depth // 2), weights)
+    return _Counts(*parts, together(depth * _LANES), -(-shape.channels // depth))
 
 
 def _predict(shape: ConvShape, counts: _Counts, threads: int, machine: Machine, dtype: str) -> _Prediction:
