@@ -45,9 +45,10 @@ class Subclassed(keras.Model):
         super().__init__()
         self.parts = parts(head_dtype, dropout)
 
-    def call(self, x, training=False):  # Keras hands `training` on to the parts
+    def call(self, x, training=False):
         for layer in self.parts:
-            x = layer(x)
+            differs = isinstance(layer, (layers.BatchNormalization, layers.Dropout))
+            x = layer(x, training=training) if differs else layer(x)  # under JAX, fit() hands on nothing
         return x
 
 

@@ -130,12 +130,13 @@ def test_weights_end_as_sparse_as_the_schedule_says(mode, kind):
 def test_wrapped_weights_are_trained_like_constrained_ones(mode):
     models = [masked_model(kind, STATIC, mode) for kind in KINDS]
     initial = [array(weight) for weight in models[0].trainable_variables]
+    near = 5e-2 if mode.policy == "mixed_bfloat16" else 1e-2  # its numbers have three digits
     for model in models:
         fit(model, UpdateMasks(), epochs=2)
     for start, wrapped, constrained in zip(initial, *map(counting, models), strict=True):
         np.testing.assert_array_equal(wrapped == 0, constrained == 0)
         moved = np.abs(wrapped - start)[wrapped != 0].max()
-        assert moved > 1e-3 and np.abs(wrapped - constrained).max() < 1e-2 * moved
+        assert moved > 1e-3 and np.abs(wrapped - constrained).max() < near * moved
 
 
 def test_surgery_trains_also_what_is_masked(mode):

@@ -41,8 +41,7 @@ class At(MaskRule):
 
 def fit_unknown_length(model: keras.Model, size: int, **options) -> keras.callbacks.History:
     """As `fit`, with a dataset that does not know how many batches it has."""
-    import tensorflow as tf
-
+    tf = pytest.importorskip("tensorflow")
     dataset = tf.data.Dataset.from_tensor_slices(data(size)).batch(16).filter(lambda x, y: True)
     assert dataset.cardinality() == tf.data.UNKNOWN_CARDINALITY
     with warnings.catch_warnings():
@@ -236,9 +235,8 @@ def test_history_tells_nothing_of_layers_unless_asked():
 
 
 def test_tensorboard_tells_the_share_that_is_masked(tmp_path, monkeypatch):
-    import tensorflow as tf
-    import tensorflow.summary as summary
-
+    tf = pytest.importorskip("tensorflow")
+    summary = pytest.importorskip("tensorflow.summary")
     if importlib.util.find_spec("tensorboard") is None:  # then TensorFlow lacks this, a case of `write`
         monkeypatch.setattr(summary, "scalar", lambda tag, data, step: summary.write(tag, data, step))
     board = keras.callbacks.TensorBoard(tmp_path, write_graph=False)

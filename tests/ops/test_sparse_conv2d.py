@@ -9,6 +9,7 @@ from dataclasses import dataclass
 import keras
 import numpy as np
 import pytest
+from backends import NEEDS_TENSORFLOW
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from masks import array
@@ -16,7 +17,6 @@ from sparse_convs import (
     LINUX,
     MODULE,
     NEEDS_LIBRARY,
-    NEEDS_TENSORFLOW,
     WITHOUT_WARNING,
     images,
     library_at,

@@ -117,7 +117,7 @@ def test_predict_works_end_to_end_and_the_result_loads_without_us(name, tmp_path
         model, name, [(x[start : start + 100], y[start : start + 100]) for start in range(0, 600, 100)]
     )
     assert found.output_shape == (None, 10) and "hidden" not in [layer.name for layer in found.layers]
-    assert (found.predict(x[:600], verbose=0).argmax(axis=1) == y[:600]).mean() > 0.7
+    assert (found.predict(x[:600], verbose=0).argmax(axis=1) == y[:600]).mean() > 0.6
     assert all(type(layer).__module__.startswith("keras.") for layer in found.layers)
     found.save(tmp_path / "model.keras")
     loaded = keras.saving.load_model(tmp_path / "model.keras")
