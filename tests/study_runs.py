@@ -1,6 +1,7 @@
 """The studies run on bundled data, write what they found, and go on where they stopped.
 
-Each has a test file of its own, so that test processes share them.
+Each has a test file of its own, so that test processes share them. Those that others resemble are tried in
+`make test-thorough` only.
 """
 
 import json
