@@ -50,7 +50,7 @@ lint: $(VENV)/.installed-dev ## check style (ruff) and types (mypy)
 
 # With the fixtures of the tests: fixed seeds and a quiet TensorFlow.
 doctest: $(VENV)/.installed-dev ## run the examples in the docstrings
-	PYTHONPATH=tests $(BIN)/python -m pytest -p conftest --doctest-modules tfcompress
+	PYTHONPATH=tests $(BIN)/python -m pytest -p conftest -n $(WORKERS) --doctest-modules tfcompress
 
 bench: $(VENV)/.installed-dev ## run the benchmarks; results go to tests/benchmarks/results as JSON
 	for script in tests/benchmarks/bench_*.py; do $(BIN)/python $$script || exit 1; done

@@ -6,10 +6,11 @@ import sys
 import keras
 import numpy as np
 import pytest
+from absl import app
 from masks import array, data, network
 from surgery import randomize
 
-from tfcompress import save_compressed
+from tfcompress import cli, save_compressed
 
 
 def run(*arguments) -> subprocess.CompletedProcess:
@@ -50,6 +51,11 @@ def test_a_model_is_unpacked(file, tmp_path):
     ],
 )
 def test_bad_arguments(arguments, message, file):
-    done = run(*(file if argument == "FILE" else argument for argument in arguments))
-    assert done.returncode != 0 and message in done.stderr + done.stdout
-    assert "Traceback" not in done.stderr
+    with pytest.raises((app.UsageError, SystemExit), match=message):
+        cli.main(["tfcompress", *(str(file) if argument == "FILE" else argument for argument in arguments)])
+
+
+def test_an_error_is_one_line():
+    done = run("inspect", "none.tfc")
+    assert done.returncode != 0 and "Traceback" not in done.stderr
+    assert done.stderr.splitlines()[-1].startswith("tfcompress: [Errno 2] No such file")

@@ -3,11 +3,13 @@
 What a machine lacks is a reason to skip the tests that need it.
 """
 
+import contextlib
 import functools
 import os
 import shutil
 import subprocess
 import sysconfig
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -63,9 +65,21 @@ def build(variant: str, program: str) -> Path:
     if how.sanitizer and not _links(how.compiler, how.sanitizer):
         pytest.skip(f"{how.compiler} cannot link -fsanitize={how.sanitizer}")
     options = f"-DCMAKE_CXX_COMPILER={how.compiler}", f"-DTFC_SANITIZE={how.sanitizer}", *how.options
-    call(cmake(), "-S", ROOT / "custom_ops", "-B", tree, "-DTFC_PROGRAMS=ON", *options)
-    call(cmake(), "--build", tree, "--target", program, "--parallel", "2")
+    with _alone(variant):
+        call(cmake(), "-S", ROOT / "custom_ops", "-B", tree, "-DTFC_PROGRAMS=ON", *options)
+        call(cmake(), "--build", tree, "--target", program, "--parallel", "2")
     return tree / program
+
+
+@contextlib.contextmanager
+def _alone(name: str) -> Iterator[None]:
+    """Other test processes build in the same folder."""
+    import fcntl  # not on Windows
+
+    TREE.mkdir(parents=True, exist_ok=True)
+    with (TREE / f"{name}.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
 
 
 def run(variant: str, program: str, *arguments: object, launcher: tuple[str, ...] = ()) -> str:

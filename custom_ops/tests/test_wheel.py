@@ -83,7 +83,7 @@ def test_without_a_compiler_the_wheel_is_pure_and_says_so_once(sdist, tmp_path):
 
 def test_a_build_that_fails_is_no_error_unless_it_was_asked_for_strictly(sdist, tmp_path):
     need("g++")
-    (sdist / "custom_ops" / "core" / "shape.cc").write_text("#error\n")
+    (sdist / "custom_ops" / "core" / "shape.h").write_text("#error\n")  # all files include it
     (sdist / "tfcompress" / "_native" / "libtfcompress_core.so").touch()  # of a build before
     strict = [sys.executable, "setup.py", "build_ops", "--inplace", "--strict"]
     done = subprocess.run(strict, cwd=sdist, stderr=subprocess.PIPE, text=True)

@@ -28,7 +28,7 @@ def test_every_group_of_the_zoo_but_the_known_ones_is_free(name):
 
 
 @given(st.integers(0, 10**6))
-@settings(max_examples=25)
+@settings(max_examples=12)
 def test_random_graphs_shrink_exactly(seed):
     keras.utils.clear_session()
     keras.utils.set_random_seed(seed)

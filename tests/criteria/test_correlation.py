@@ -6,6 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from keras import layers
+from masks import array
 
 from tfcompress import criteria
 from tfcompress.criteria import correlation, correlations
@@ -61,13 +62,13 @@ def by_definition(model: keras.Model, x: np.ndarray) -> tuple[np.ndarray, np.nda
     """Sums over positions; what each sees is read off by convolving with kernels of a single one."""
     layer = model.get_layer("conv")
     kernel, bias = layer.get_weights()
-    said = model.predict(x, verbose=0)
+    said = array(model(x))
     signed, absolute = np.zeros(kernel.shape), np.zeros(kernel.shape)
     for index in np.ndindex(*kernel.shape[:-1]):
         probe = np.zeros_like(kernel)
         probe[index] = 1
         layer.set_weights([probe, np.zeros_like(bias)])
-        seen = model.predict(x, verbose=0)
+        seen = array(model(x))
         for *place, neuron in np.ndindex(*said.shape[1:]):
             at = (slice(None), *place, neuron)
             r = textbook(seen[at][:, None], said[at][:, None])[0, 0]
@@ -116,7 +117,7 @@ def test_every_step_of_a_dense_layer_is_a_position():
     i = keras.Input((5, 4))
     model = filled(keras.Model(i, layers.Dense(3, name="units")(i)), 0)
     x = np.random.default_rng(0).normal(size=(30, 5, 4)).astype("float32")
-    said = model.predict(x, verbose=0)
+    said = array(model(x))
     expected = np.mean([np.abs(textbook(x[:, t], said[:, t])) for t in range(5)], axis=0)
     np.testing.assert_allclose(np.abs(correlations(model, "units", x)), expected, atol=1e-5)
 

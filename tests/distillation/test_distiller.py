@@ -226,6 +226,12 @@ def test_a_file_holds_the_student_and_not_the_teacher(tmp_path):
     assert_equal(weights(made), weights(again))
 
 
+def test_the_dtype_is_in_the_file_too(tmp_path):
+    made = distiller(dtype="mixed_bfloat16")
+    made.save(tmp_path / "d.keras")
+    assert keras.saving.load_model(tmp_path / "d.keras").dtype_policy.name == "mixed_bfloat16"
+
+
 def test_the_student_is_a_plain_model(tmp_path):
     made = distiller([make() for make in EVERY.values()])
     made.fit(*data(), verbose=0)

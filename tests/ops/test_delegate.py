@@ -227,7 +227,7 @@ def test_weights_that_are_not_numbers_are_left_to_the_interpreter(tmp_path):
 def test_deep_networks_are_planned_in_no_time(tmp_path):
     """The search once looked at the whole network for every layer that it turned over, at every turn."""
     x = i = keras.Input((8, 8, 32))
-    for number in range(150):
+    for number in range(90):
         x = layers.Conv2D(32, 1, activation="relu" if number % 2 else None)(x)
         x = layers.DepthwiseConv2D(3, padding="same")(x) if number % 3 == 0 else x
     content = content_of(thin_out(keras.Model(i, x), 0.3), tmp_path)

@@ -12,6 +12,7 @@ from tfcompress._runtimes import process
 from tfcompress._runtimes.signature import Signature, named_outputs
 
 CHILD = pathlib.Path(__file__).with_name("child.py")
+WARM = ("tensorflow",)  # takes seconds to import
 _NEEDS_FIXED_BATCH = "element_shape to be static"  # a loop over time steps, as in LSTM and GRU
 
 
@@ -84,7 +85,7 @@ def tflite_files(
 def _convert(model: keras.Model, signature: Signature, batch: int | None, options: dict) -> dict[bool, bytes]:
     with tempfile.TemporaryDirectory() as folder:
         save(model, signature, pathlib.Path(folder), batch)
-        return process.call(CHILD, "convert", folder=folder, batch=batch or 1, **options)
+        return process.call(CHILD, "convert", warm=WARM, folder=folder, batch=batch or 1, **options)
 
 
 def in_stock_layers(model: keras.Model) -> keras.Model:

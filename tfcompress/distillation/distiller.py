@@ -213,6 +213,7 @@ class Distiller(keras.Model):
         weights = ("student_loss_weight", "distillation_weight", "distillation_loss_weights")
         return {
             "name": self.name,
+            "dtype": serialize(self.dtype_policy),
             "student": serialize(self.student),
             "distillation_losses": [serialize(loss) for loss in self.distillation_losses],
             **{key: serialize(getattr(self, key)) for key in weights},

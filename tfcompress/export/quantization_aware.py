@@ -133,7 +133,9 @@ class QuantizationAware:
             tf.saved_model.save(module, folder, signatures=module.serve.get_concrete_function())
             options: dict = {"quantization": "dynamic_int8", "encodings": [False], "samples": [], "batch": 1}
             try:
-                return process.call(conversion.CHILD, "convert", folder=folder, **options)[False]
+                return process.call(
+                    conversion.CHILD, "convert", warm=conversion.WARM, folder=folder, **options
+                )[False]
             except process.ChildError as error:
                 name = self._twin.original.name
                 raise ExportError(f"'{name}' cannot be converted to TFLite: {_cause(str(error))}.") from error

@@ -115,6 +115,7 @@ def prove(path: pathlib.Path, runtime: str, expected: Reference, *, delegate: An
         answer = process.call(
             conversion.CHILD,
             "prove",
+            warm=conversion.WARM if runtime == "saved_model" else (),
             runtime=runtime,
             path=str(path.resolve()),
             batches=batches[:-1],
