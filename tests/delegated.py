@@ -109,9 +109,9 @@ def report_on(content, tmp_path):
     path = tmp_path / "model.tflite"
     path.write_bytes(content)
     code = (
-        "from ai_edge_litert.interpreter import Interpreter; import tfcompress;"
-        "delegate = tfcompress.load_delegate(force=True, verbosity=2);"
-        f"Interpreter({str(path)!r}, experimental_delegates=[delegate])"
+        "from ai_edge_litert.interpreter import Interpreter, load_delegate;"
+        f"made = load_delegate(*{delegate.specification(force=True, verbosity=2)!r});"
+        f"Interpreter({str(path)!r}, experimental_delegates=[made])"
     )
     environment = {**os.environ, "TF_CPP_MIN_LOG_LEVEL": "3"}
     command = [sys.executable, "-c", code]

@@ -185,6 +185,7 @@ def test_unknown_arguments_are_refused(change):
     assert run(core.Shape(**GOOD), ONES, **given)[0] == core.BAD_ARGUMENT
 
 
+@pytest.mark.thorough
 def test_no_thread_steps_past_shared_memory_maps_or_weights():
     """The sanitizers of addresses and of arithmetic would say so."""
     assert programs.run("address", "cuda_blocks", programs.SEED, 2).split() == kernels()

@@ -6,6 +6,7 @@ import sys
 
 import core
 import pytest
+import thorough
 from programs import SEED, build, call, need, run
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="the programs are for Linux")
@@ -16,7 +17,7 @@ EMULATED = {"Nehalem": "portable", "Haswell": "avx2"}
 
 
 @pytest.mark.parametrize(
-    ("variant", "convolutions"), [("plain", 200), ("address", 25), ("thread", 8), ("aarch64", 10)]
+    ("variant", "convolutions"), [("plain", 150), ("address", 25), ("thread", 5), ("aarch64", 10)]
 )
 def test_every_kernel_computes_what_the_plain_loops_do(variant, convolutions):
     run(variant, "kernels", SEED, convolutions)
@@ -45,6 +46,7 @@ def test_whatever_a_plan_is_made_from_it_is_a_plan_or_a_status():
     run("address", "fuzz_plan", SEED, 20_000)
 
 
+@pytest.mark.thorough
 def test_no_input_that_libfuzzer_finds_breaks_a_plan(tmp_path):
     # Not the memory of the process, which begins with what the process that started it had at its largest.
     limits = "-max_len=400", "-timeout=60", "-malloc_limit_mb=512", "-rss_limit_mb=0"
@@ -53,11 +55,19 @@ def test_no_input_that_libfuzzer_finds_breaks_a_plan(tmp_path):
 
 @on_x86
 @pytest.mark.parametrize("processor", EMULATED)
+def test_a_processor_gets_a_kernel_that_it_can_run(processor):
+    assert EMULATED[processor] in run("plain", "loading", core.file(), 1, 2, launcher=emulated(processor))
+
+
+@on_x86
+@pytest.mark.parametrize("processor", thorough.beside(EMULATED, ["Nehalem"]))
 def test_a_processor_runs_no_instruction_that_it_lacks(processor):
+    run("plain", "kernels", SEED, 3, launcher=emulated(processor))
+
+
+def emulated(processor: str) -> tuple[str, ...]:
     need("qemu-x86_64")
-    emulator = "qemu-x86_64", "-cpu", processor
-    assert EMULATED[processor] in run("plain", "loading", core.file(), 1, 2, launcher=emulator)
-    run("plain", "kernels", SEED, 1, launcher=emulator)
+    return "qemu-x86_64", "-cpu", processor
 
 
 @on_x86

@@ -156,6 +156,13 @@ def no_scale(filters, output):
     output.scale = None
 
 
+@pytest.fixture(scope="module")
+def convolution(tmp_path_factory):
+    x = keras.Input((9, 9, 8))
+    model = thin_out(keras.Model(x, layers.Conv2D(32, 3)(x)), 0.2)
+    return int8_file(model, tmp_path_factory.mktemp("convolution"))
+
+
 @pytest.mark.parametrize(
     ("change", "reason"),
     [
@@ -165,10 +172,8 @@ def no_scale(filters, output):
         (no_scale, "a tensor has no scale"),
     ],
 )
-def test_numbers_that_are_none_are_left(tmp_path, change, reason):
-    x = keras.Input((9, 9, 8))
-    content = int8_file(thin_out(keras.Model(x, layers.Conv2D(32, 3)(x)), 0.2), tmp_path)
-    report = report_on(changed(content, change), tmp_path)
+def test_numbers_that_are_none_are_left(convolution, tmp_path, change, reason):
+    report = report_on(changed(convolution, change), tmp_path)
     assert reason in report
     assert "takes 0 of 1 convolutions" in report
 
