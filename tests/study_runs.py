@@ -1,6 +1,6 @@
 """The studies run on bundled data, write what they found, and go on where they stopped.
 
-Each has a test file of its own, so that test processes share them. Those that others resemble are tried in
+Each has a test file of its own, so that test processes share them. Most are tried in
 `make test-thorough` only.
 """
 

@@ -118,7 +118,17 @@ def test_where_no_process_can_be_forked_it_is_a_fresh_one(tell):
 
 
 @needs_fork
-def test_threads_need_not_wait_for_each_other(script):
+def test_a_parent_that_ends_meanwhile_is_an_error(script):
+    orphan = script(
+        "import os, signal, time\ndef orphan(): os.kill(os.getppid(), signal.SIGKILL); time.sleep(60)"
+    )
+    with pytest.raises(process.ChildError, match="had forked it ended before it did"):
+        process.call(orphan, "orphan", warm=("fractions",), timeout_s=20)
+    assert process._parent is None
+
+
+@needs_fork
+def test_threads_may_call_at_once(script):
     path, found = script("import time\ndef wait(s): time.sleep(s); return s"), []
 
     def wait():

@@ -58,6 +58,7 @@ while select.select([0], [], [], float(idle))[0] and (line := sys.stdin.readline
     if not child:
         code = 1
         try:
+            answers.close()  # whoever waits for them learns if the parent ends
             os.chdir(arguments[-1])
             os.dup2(os.open(os.devnull, os.O_RDWR), 0)
             os.dup2(0, 1)
@@ -179,9 +180,11 @@ class _Parent:
             return None
         if not multiprocessing.connection.wait([self._process.stdout.fileno()], timeout_s):
             raise _late(timeout_s)
-        code = int(self._process.stdout.readline())
+        code = self._process.stdout.readline()
+        if not code:
+            raise ChildError("the process that had forked it ended before it did")
         self._child = None
-        return code
+        return int(code)
 
     def end(self) -> None:
         if self.made_for[0] != os.getpid():
