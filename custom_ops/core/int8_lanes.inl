@@ -45,7 +45,8 @@ inline void Slice(Sums* v) {
 template <int slices, int rows, int columns>
 void RunSlices(const TileJob& job) {
   constexpr int kVectors = rows * columns * slices, kChains = slices == 4 ? 1 : Chains(kVectors);
-  constexpr ptrdiff_t kLineBytes = kLanes * kWordBytes;
+  constexpr ptrdiff_t kLineBytes = kLanes * kWordBytes,
+                      kPlaceBytes = slices == 1 ? kLineBytes : kWordBytes / slices;
   const char* at[rows];
   for (int r = 0; r < rows; ++r) at[r] = static_cast<const char*>(job.input) + r * job.row_bytes;
   const uint16_t* lines = job.lines;
@@ -71,7 +72,7 @@ void RunSlices(const TileJob& job) {
         for (int c = 0; c < columns; ++c, to += slices) {
           Sums words[slices];
           for (int p = 0; p < slices; ++p) {
-            const char* line = at[r] + (lines[i * slices + p] + c) * kLineBytes;
+            const char* line = at[r] + lines[i * slices + p] * kPlaceBytes + c * kLineBytes;
             words[p] = LoadSums(reinterpret_cast<const int32_t*>(line));
           }
           Join<slices>(words);

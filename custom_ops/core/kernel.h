@@ -22,7 +22,7 @@ constexpr int kWordBytes = 4;
 //
 // In int8 a plane may be in 2 or 4 *slices*: a vector has two channels of a word, or one, of 32 or 64 lanes.
 // Kernels take slices of any planes, as many as make a word, and join them lane by lane; so they multiply words
-// that are full wherever the weights are.
+// that are full wherever the weights are. There the lanes are neighbours on the map, and vectors begin with any.
 
 // What becomes of outputs and a residual in int8, as `tfc_addition` tells.
 struct Addition {
@@ -40,7 +40,8 @@ struct Requantization {
 // The sums of some filters over a block of words, for one register tile of rows x columns vectors.
 struct TileJob {
   // Per filter in turn: how many words of weights it has in the block, where it is within the chunk, and then
-  // for each word the cache line of its input, or of each of its slices, counted from `input`, and its value.
+  // for each word the cache line of its input, counted from `input`, or for each of its slices the lane with which
+  // its vector begins, counted from there, too; and its value.
   //
   // Where 16 filters go together: per group of them how many squares of weights it has, 16 words of each filter,
   // for 16 neighbouring planes, and how many other lines there are. A square has the line of its first plane; what

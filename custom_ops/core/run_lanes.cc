@@ -57,6 +57,7 @@ class Runner {
         zeros_(sums_ + SumWords()),
         nowhere_(zeros_ + std::max(words_, shape_.filters)) {
     if (planes_ == nullptr) return;
+    if (tiling_.slices > 1) FindSlots();
     for (const int32_t row : tiling_.rows.source) {
       for (const int32_t column : tiling_.columns.source) {
         last_row_ = std::max(last_row_, row);
@@ -138,21 +139,21 @@ class Runner {
     return map + region * channels * sum_words_;
   }
 
-  // Position by position, those of 16 lanes.
+  // Position by position, those of all lanes.
   void FindInputPixels() {
-    const tfc_shape& s = shape_;
     if (!WholeWords() && task_.image != copied_) CopyImage();
     const float* image =
-        WholeWords() ? input_ + task_.image * int64_t{s.height} * s.width * words_ : whole_words_.data();
-    const int32_t lanes = tiling_.Lanes();
-    for (int lane = 0; lane < lanes; ++lane) {
+        WholeWords() ? input_ + task_.image * int64_t{shape_.height} * shape_.width * words_ : whole_words_.data();
+    if (tiling_.slices > 1) return FindStripPixels(image);
+    const tfc_shape& s = shape_;
+    for (int lane = 0; lane < kLanes; ++lane) {
       const int64_t top = int64_t{TileRow(lane)} * s.stride_height - s.pad_top,
                     left = int64_t{TileColumn(lane)} * s.stride_width - s.pad_left;
       const bool inside = top >= 0 && top + last_row_ < s.height && left >= 0 && left + last_column_ < s.width;
       const float** to = pixels_.data() + lane;
       if (inside) {
         const float* first = image + (top * s.width + left) * words_;
-        for (size_t i = 0; i < offsets_.size(); ++i) to[i * lanes] = first + offsets_[i];
+        for (size_t i = 0; i < offsets_.size(); ++i) to[i * kLanes] = first + offsets_[i];
       } else {
         FindPixels(image, top, left, to);
       }
@@ -166,8 +167,53 @@ class Runner {
         const int64_t x = left + column;
         const bool on = y >= 0 && y < shape_.height && x >= 0 && x < shape_.width;
         *to = on ? image + (y * shape_.width + x) * words_ : zeros_;
-        to += tiling_.Lanes();
+        to += kLanes;
       }
+    }
+  }
+
+  void FindStripPixels(const float* image) {
+    const tfc_shape& s = shape_;
+    for (const Strip::Phase& phase : tiling_.strip.phases) {
+      const float** pixels = pixels_.data() + static_cast<ptrdiff_t>(phase.first_line) * tiling_.Lanes();
+      EachStretch(phase.lines, [&](const Stretch& stretch) {
+        const int64_t y = stretch.row * s.stride_height + phase.row - s.pad_top;
+        int64_t x = stretch.column * s.stride_width + phase.column - s.pad_left;
+        const bool on = y >= 0 && y < s.height;
+        const float* row = on ? image + y * s.width * words_ : zeros_;
+        for (int32_t place = stretch.begin; place < stretch.end; ++place, x += s.stride_width) {
+          pixels[slots_[place]] = on && x >= 0 && x < s.width ? row + x * words_ : zeros_;
+        }
+      });
+    }
+  }
+
+  // Places of a strip in one row, and where that begins.
+  struct Stretch {
+    int32_t begin, end;  // from the first one of the region
+    int64_t row, column;
+  };
+
+  // Four neighbours in a line are neighbours still where a kernel puts words together out of slices.
+  void FindSlots() {
+    const int32_t lanes = tiling_.Lanes();
+    for (int32_t place = 0; place < std::max(tiling_.strip.lines, tiling_.tile.columns) * lanes; ++place) {
+      const int32_t line = place / lanes, fours = place % lanes / 4;
+      slots_.push_back(line * lanes + fours % tiling_.slices * kLanes + fours / tiling_.slices * 4 + place % 4);
+    }
+  }
+
+  // Calls `find(stretch)` for so many lines of a strip, from the region's first.
+  template <typename Find>
+  void EachStretch(int32_t lines, const Find& find) const {
+    const int32_t pitch = tiling_.strip.pitch, count = lines * tiling_.Lanes();
+    int64_t at = int64_t{task_.region_column} * tiling_.tile.columns * tiling_.Lanes();
+    for (int32_t begin = 0; begin < count;) {
+      const int64_t row = at / pitch, column = at % pitch;
+      const auto end = static_cast<int32_t>(std::min<int64_t>(count, begin + pitch - column));
+      find(Stretch{begin, end, row, column});
+      at += end - begin;
+      begin = end;
     }
   }
 
@@ -196,14 +242,23 @@ class Runner {
     const auto pixel_bytes = static_cast<uintptr_t>(shape_.filters) * (Int8() ? sizeof(int8_t) : sizeof(float));
     const auto image = reinterpret_cast<uintptr_t>(map) +
                        static_cast<uintptr_t>(task_.image) * size.height * size.width * pixel_bytes;
-    for (int lane = 0; lane < tiling_.Lanes(); ++lane) {
+    const auto at = [&](int64_t y, int64_t x) {
+      const uintptr_t pixel = static_cast<uintptr_t>(y) * size.width + static_cast<uintptr_t>(x);
+      return y < size.height && x < size.width ? reinterpret_cast<Pointer>(image + pixel * pixel_bytes) : off;
+    };
+    if (tiling_.slices > 1) {
+      EachStretch(tiling_.tile.columns, [&](const Stretch& stretch) {
+        for (int32_t place = stretch.begin; place < stretch.end; ++place) {
+          (*pixels)[slots_[place]] = at(stretch.row, stretch.column + place - stretch.begin);
+        }
+      });
+      return;
+    }
+    for (int lane = 0; lane < kLanes; ++lane) {
       const int32_t top = TileRow(lane), left = TileColumn(lane);
       Pointer* to = pixels->data() + lane;
       for (int32_t y = top; y < top + tiling_.tile.rows; ++y) {
-        for (int32_t x = left; x < left + tiling_.tile.columns; ++x, to += tiling_.Lanes()) {
-          const uintptr_t pixel = static_cast<uintptr_t>(y) * size.width + x;
-          *to = y < size.height && x < size.width ? reinterpret_cast<Pointer>(image + pixel * pixel_bytes) : off;
-        }
+        for (int32_t x = left; x < left + tiling_.tile.columns; ++x, to += kLanes) *to = at(y, x);
       }
     }
   }
@@ -337,9 +392,10 @@ class Runner {
   void* output_;
   int32_t words_;  // of a pixel of the input
   ptrdiff_t plane_words_, sum_words_;
-  std::vector<int64_t> offsets_;               // by position: how far from a lane's first pixel, in words
-  int32_t last_row_ = 0, last_column_ = 0;     // that any position is in, from there
-  std::vector<const float*> pixels_;           // (positions, lanes)
+  std::vector<int32_t> slots_;              // by place of a region's strip: which lane it is, all lines together
+  std::vector<int64_t> offsets_;            // by position: how far from a lane's first pixel, in words
+  int32_t last_row_ = 0, last_column_ = 0;  // that any position is in, from there
+  std::vector<const float*> pixels_;        // (positions, lanes)
   std::vector<const float*> residual_pixels_;  // (vectors, lanes)
   std::vector<void*> output_pixels_;           // likewise
   std::vector<Move> moves_;                    // by position

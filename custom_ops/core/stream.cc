@@ -23,12 +23,10 @@ std::vector<Weights> WeightsOfGroups(const tfc_shape& s, const tfc_weights& weig
                                      const Tiling& tiling, const Stream& stream, std::vector<int32_t>* source) {
   const int32_t together = tiling.together, size = depth / tiling.slices;
   std::vector<Weights> groups(CeilDiv(s.filters, together));
-  const auto width = static_cast<int32_t>(tiling.columns.source.size());
   for (int64_t i = 0; i < weights.count; ++i) {
     const Place at = PlaceOf(s, weights.indices[i]);
     const int32_t slice = at.channel % depth / size;
-    const int32_t line =
-        slice * tiling.Positions() + tiling.rows.taps[at.row] * width + tiling.columns.taps[at.column];
+    const int32_t line = slice * tiling.Positions() * tiling.Places() + tiling.PlaceOfTap(at.row, at.column);
     const int32_t plane = stream.planes[at.channel / depth];
     Weights& group = groups[at.filter / together];
     if (group.empty() || group.back().plane != plane || group.back().line != line) {
@@ -75,7 +73,8 @@ class Filler {
   int32_t Near(const Weight& weight) const { return (weight.plane - first_plane_) / kLanes; }
 
   void AddLine(int32_t plane, int32_t line) {
-    stream_->lines.push_back(static_cast<uint16_t>((plane - first_plane_) * tiling_.plane_lines + line));
+    const int32_t first = (plane - first_plane_) * tiling_.plane_lines * tiling_.Places();
+    stream_->lines.push_back(static_cast<uint16_t>(first + line));
   }
 
   void AddWord(const Weight& weight) {

@@ -1,10 +1,10 @@
 // The tiles of kernels that put words together out of slices, where 6 vectors of sums fit in registers.
 
-template <int slices, int rows, int columns>
-constexpr Tile kOfSlices = {rows, columns, RunSlices<slices, rows, columns>};
+template <int slices, int columns>
+constexpr Tile kOfSlices = {1, columns, RunSlices<slices, 1, columns>};
 
-constexpr Tile kPairTiles[] = {kOfSlices<2, 1, 1>, kOfSlices<2, 1, 2>, kOfSlices<2, 1, 3>, kOfSlices<2, 2, 1>};
-constexpr Tile kQuadTiles[] = {kOfSlices<4, 1, 1>};
+constexpr Tile kPairTiles[] = {kOfSlices<2, 1>, kOfSlices<2, 2>, kOfSlices<2, 3>};
+constexpr Tile kQuadTiles[] = {kOfSlices<4, 1>};
 
 constexpr LaneKernel kPairKernel = {
     kPairTiles, sizeof(kPairTiles) / sizeof(Tile), 1, 2, PackSlices<2>, Gather, Unpack, nullptr, nullptr};

@@ -11,7 +11,7 @@
 namespace tfc {
 namespace {
 
-constexpr int32_t kMostLines = 65536;  // of a block: lines are counted in 16 bits
+constexpr int32_t kMostPlaces = 65536;  // of a block: they are counted in 16 bits
 constexpr int32_t kLineBytes = 64;
 // By slices, of a vector of sums, and of one that is packed.
 constexpr double kJoinsOfVector[] = {0, 0, 1, 0, 2}, kJoinsOfPacked[] = {0, 0, 3, 0, 4};
@@ -45,14 +45,21 @@ Tiling Cut(const LaneKernel& kernel, const Tile& tile, int32_t lane_rows, const 
   t.lane_rows = lane_rows;
   t.slices = kernel.slices;
   t.lane_columns = t.Lanes() / lane_rows;
-  t.region_rows = CeilDiv(size.height, lane_rows * tile.rows);
-  t.region_columns = CeilDiv(size.width, t.lane_columns * tile.columns);
-  t.rows = MakeAxis(tile.rows, shape.kernel_height, shape.stride_height, shape.dilation_height);
-  t.columns = MakeAxis(tile.columns, shape.kernel_width, shape.stride_width, shape.dilation_width);
-  const int64_t lines = static_cast<int64_t>(t.rows.source.size()) * t.columns.source.size() * t.slices;
-  t.plane_lines = lines < kMostLines ? static_cast<int32_t>(lines) | (in_place ? 0 : 1) : kMostLines;
+  if (t.slices > 1) {
+    const int32_t outputs = tile.columns * t.Lanes();
+    t.strip = MakeStrip(shape, size, outputs, t.Lanes());
+    t.region_rows = 1;
+    t.region_columns = CeilDiv(t.strip.length, outputs);
+  } else {
+    t.region_rows = CeilDiv(size.height, lane_rows * tile.rows);
+    t.region_columns = CeilDiv(size.width, t.lane_columns * tile.columns);
+    t.rows = MakeAxis(tile.rows, shape.kernel_height, shape.stride_height, shape.dilation_height);
+    t.columns = MakeAxis(tile.columns, shape.kernel_width, shape.stride_width, shape.dilation_width);
+  }
+  const int64_t lines = int64_t{t.Positions()} * t.slices;
+  t.plane_lines = lines < kMostPlaces ? static_cast<int32_t>(lines) | (in_place ? 0 : 1) : kMostPlaces;
   const int64_t bytes = t.together == 1 ? Caches().block : Caches().near / 8;
-  const int64_t lines_of_block = std::min<int64_t>(bytes / kLineBytes, kMostLines);
+  const int64_t lines_of_block = std::min<int64_t>(bytes / kLineBytes, kMostPlaces / t.Places());
   t.block_channels = RoundedBlock(static_cast<int32_t>(lines_of_block / t.plane_lines));
   t.chunk_filters = std::max(1, Caches().sums / kLineBytes / t.Vectors() / kLanes) * kLanes;
   return t;
@@ -154,10 +161,10 @@ Tiling ChooseTiling(const LaneKernel& kernel, const tfc_shape& shape, OutputSize
   Tiling best{};
   double least = std::numeric_limits<double>::infinity();
   for (int32_t i = 0; i < kernel.tile_count; ++i) {
-    for (int32_t lane_rows = 1; lane_rows <= kLanes * kernel.slices; lane_rows *= 2) {
+    for (int32_t lane_rows = 1; lane_rows <= (kernel.slices > 1 ? 1 : kLanes); lane_rows *= 2) {
       if (!Wanted(work.tiles, kernel.tiles[i], lane_rows)) continue;
       const Tiling tiling = Cut(kernel, kernel.tiles[i], lane_rows, shape, size, work.in_place);
-      if (tiling.plane_lines >= kMostLines) continue;
+      if (tiling.plane_lines >= kMostPlaces / tiling.Places()) continue;
       const double cost = Total(Counts(tiling, shape, work), Typical(work.depth));
       if (cost < least) {
         least = cost;

@@ -1,4 +1,4 @@
-// How a map is cut into regions, and a region into the tiles of 16 lanes.
+// How a map is cut into regions, and a region into the tiles of 16 lanes, or into lines of neighbours.
 #ifndef TFCOMPRESS_TILING_H_
 #define TFCOMPRESS_TILING_H_
 
@@ -8,6 +8,7 @@
 
 #include "kernel.h"
 #include "shape.h"
+#include "strip.h"
 
 namespace tfc {
 
@@ -26,7 +27,8 @@ struct Tiling {
   int32_t slices;                       // of a plane, likewise
   int32_t lane_rows, lane_columns;      // as many lanes in all
   int32_t region_rows, region_columns;  // regions of a map
-  Axis rows, columns;
+  Axis rows, columns;                   // where there are no slices
+  Strip strip;                          // where there are
   int32_t plane_lines;     // cache lines of a plane, all slices: odd, so that planes fall into different sets
   int32_t block_channels;  // so many planes are in the first-level cache at a time
   int32_t chunk_filters;   // so many filters' sums are in the second-level cache at a time
@@ -36,7 +38,16 @@ struct Tiling {
   int32_t Regions() const { return region_rows * region_columns; }
   int32_t Lanes() const { return kLanes * slices; }
   int32_t Vectors() const { return tile.rows * tile.columns * slices; }  // of sums
-  int32_t Positions() const { return static_cast<int32_t>(rows.source.size() * columns.source.size()); }
+  int32_t Positions() const {
+    return slices > 1 ? strip.lines : static_cast<int32_t>(rows.source.size() * columns.source.size());
+  }
+  // How many places of a line vectors may begin at; and where those for the first output do, from the plane's
+  // first.
+  int32_t Places() const { return slices > 1 ? Lanes() : 1; }
+  int32_t PlaceOfTap(int32_t row, int32_t column) const {
+    return slices > 1 ? strip.taps[row * strip.kernel_width + column]
+                      : rows.taps[row] * static_cast<int32_t>(columns.source.size()) + columns.taps[column];
+  }
 };
 
 // Which maps are in tiles.
