@@ -22,8 +22,8 @@ struct Strip {
   int32_t pitch, length;  // places from a row to the next; up to the last output
   int32_t lines;          // of all phases
   std::vector<Phase> phases;
-  std::vector<int32_t>
-      taps;  // (kernel_height, kernel_width): what is read for the region's first output, in places
+  // (kernel_height, kernel_width): where a tap reads for the region's first output, in places
+  std::vector<int32_t> taps;
   int32_t kernel_width;
 };
 
