@@ -47,43 +47,28 @@ inline void StoreAllScaled(int8_t* to, Sums sums, const Requantization& by, cons
 }
 
 // Sums of a filter, between its bounds but for the low one.
-inline __m512i Scaled(const float* sums, float scale, __m512 high) {
-  const __m512 scaled = _mm512_mul_ps(_mm512_cvtepi32_ps(_mm512_loadu_si512(sums)), _mm512_set1_ps(scale));
+inline __m512i Scaled(__m512i sums, float scale, __m512 high) {
+  const __m512 scaled = _mm512_mul_ps(_mm512_cvtepi32_ps(sums), _mm512_set1_ps(scale));
   return _mm512_cvtps_epi32(_mm512_min_ps(scaled, high));
 }
 
-// Bytes are transposed, not sums: a quarter of them.
-inline void ScaleSquare(const float* from, ptrdiff_t plane_words, const Requantization& by, void* const* pixels,
-                        ptrdiff_t channel) {
+inline Sums Narrowed(const Sums* sums, float scale, const Requantization& by) {
   const __m512 high = _mm512_set1_ps(by.high);
   const __m512i zero = _mm512_set1_epi16(static_cast<int16_t>(by.zero));
   const __m512i low = _mm512_set1_epi8(static_cast<int8_t>(by.low + static_cast<float>(by.zero)));
-  // In quarters of four lanes: from four bytes of each of four filters to those of each lane.
-  const __m512i order =
-      _mm512_broadcast_i32x4(_mm_setr_epi8(0, 4, 8, 12, 1, 5, 9, 13, 2, 6, 10, 14, 3, 7, 11, 15));
-  __m512i words[4];  // of lanes, of four filters each
-  for (int w = 0; w < 4; ++w) {
-    const float *sums = from + 4 * w * plane_words, *scales = by.scales + 4 * w;
-    const __m512i a = Scaled(sums, scales[0], high), b = Scaled(sums + plane_words, scales[1], high),
-                  c = Scaled(sums + 2 * plane_words, scales[2], high),
-                  d = Scaled(sums + 3 * plane_words, scales[3], high);
-    const __m512i ab = _mm512_adds_epi16(_mm512_packs_epi32(a, b), zero),
-                  cd = _mm512_adds_epi16(_mm512_packs_epi32(c, d), zero);
-    words[w] = _mm512_shuffle_epi8(_mm512_max_epi8(_mm512_packs_epi16(ab, cd), low), order);
-  }
-  const __m512i a = _mm512_unpacklo_epi32(words[0], words[1]), b = _mm512_unpackhi_epi32(words[0], words[1]),
-                c = _mm512_unpacklo_epi32(words[2], words[3]), d = _mm512_unpackhi_epi32(words[2], words[3]);
-  const __m512i lanes[4] = {_mm512_unpacklo_epi64(a, c), _mm512_unpackhi_epi64(a, c), _mm512_unpacklo_epi64(b, d),
-                            _mm512_unpackhi_epi64(b, d)};
-  const auto to = [&](int lane) {
-    return reinterpret_cast<__m128i*>(static_cast<int8_t*>(pixels[lane]) + channel);
+  const __m512i ab = _mm512_packs_epi32(Scaled(sums[0], scale, high), Scaled(sums[1], scale, high)),
+                cd = _mm512_packs_epi32(Scaled(sums[2], scale, high), Scaled(sums[3], scale, high));
+  return _mm512_max_epi8(_mm512_packs_epi16(_mm512_adds_epi16(ab, zero), _mm512_adds_epi16(cd, zero)), low);
+}
+
+inline void StoreQuarters(Sums v, void* const* pixels, ptrdiff_t channel) {
+  const auto to = [&](int pixel) {
+    return reinterpret_cast<__m128i*>(static_cast<int8_t*>(pixels[pixel]) + channel);
   };
-  for (int i = 0; i < 4; ++i) {  // of each quarter
-    _mm_storeu_si128(to(i), _mm512_castsi512_si128(lanes[i]));
-    _mm_storeu_si128(to(4 + i), _mm512_extracti32x4_epi32(lanes[i], 1));
-    _mm_storeu_si128(to(8 + i), _mm512_extracti32x4_epi32(lanes[i], 2));
-    _mm_storeu_si128(to(12 + i), _mm512_extracti32x4_epi32(lanes[i], 3));
-  }
+  _mm_storeu_si128(to(0), _mm512_castsi512_si128(v));
+  _mm_storeu_si128(to(4), _mm512_extracti32x4_epi32(v, 1));
+  _mm_storeu_si128(to(8), _mm512_extracti32x4_epi32(v, 2));
+  _mm_storeu_si128(to(12), _mm512_extracti32x4_epi32(v, 3));
 }
 
 inline void AddSixteen(int8_t* to, const int8_t* residual, const Addition& by) {

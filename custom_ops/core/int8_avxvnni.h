@@ -34,8 +34,8 @@ inline Sums Dot(Sums sums, const uint8_t* word, Weights weights) {
   return sums;
 }
 
-inline __m256i Scaled(__m256i sums, const float* scales, const Requantization& by) {
-  __m256 scaled = _mm256_mul_ps(_mm256_cvtepi32_ps(sums), _mm256_loadu_ps(scales));
+inline __m256i Scaled(__m256i sums, __m256 scales, const Requantization& by) {
+  __m256 scaled = _mm256_mul_ps(_mm256_cvtepi32_ps(sums), scales);
   scaled = _mm256_min_ps(_mm256_max_ps(scaled, _mm256_set1_ps(by.low)), _mm256_set1_ps(by.high));
   return _mm256_add_epi32(_mm256_cvtps_epi32(scaled), _mm256_set1_epi32(by.zero));
 }
@@ -43,12 +43,34 @@ inline __m256i Scaled(__m256i sums, const float* scales, const Requantization& b
 #include "int8_add_sixteen.inl"
 
 inline void StoreAllScaled(int8_t* to, const Sums& sums, const Requantization& by, const int8_t* residual) {
-  const __m256i words =
-      _mm256_packs_epi32(Scaled(sums.half[0], by.scales, by), Scaled(sums.half[1], by.scales + 8, by));
+  const __m256i first = Scaled(sums.half[0], _mm256_loadu_ps(by.scales), by),
+                second = Scaled(sums.half[1], _mm256_loadu_ps(by.scales + 8), by),
+                words = _mm256_packs_epi32(first, second);
   const __m256i ordered = _mm256_permute4x64_epi64(words, 0xD8);
   const __m128i bytes = _mm_packs_epi16(_mm256_castsi256_si128(ordered), _mm256_extracti128_si256(ordered, 1));
   _mm_storeu_si128(reinterpret_cast<__m128i*>(to), bytes);
   if (residual != nullptr) AddSixteen(to, residual, by.addition);
+}
+
+inline Sums Narrowed(const Sums* sums, float scale, const Requantization& by) {
+  const __m256 scales = _mm256_set1_ps(scale);
+  Sums narrowed;
+  for (int i = 0; i < 2; ++i) {
+    const auto half = [&](int v) { return Scaled(sums[v].half[i], scales, by); };
+    const __m256i ab = _mm256_packs_epi32(half(0), half(1)), cd = _mm256_packs_epi32(half(2), half(3));
+    narrowed.half[i] = _mm256_packs_epi16(ab, cd);
+  }
+  return narrowed;
+}
+
+inline void StoreQuarters(const Sums& v, void* const* pixels, ptrdiff_t channel) {
+  const auto to = [&](int pixel) {
+    return reinterpret_cast<__m128i*>(static_cast<int8_t*>(pixels[pixel]) + channel);
+  };
+  _mm_storeu_si128(to(0), _mm256_castsi256_si128(v.half[0]));
+  _mm_storeu_si128(to(4), _mm256_extracti128_si256(v.half[0], 1));
+  _mm_storeu_si128(to(8), _mm256_castsi256_si128(v.half[1]));
+  _mm_storeu_si128(to(12), _mm256_extracti128_si256(v.half[1], 1));
 }
 
 // clang's __builtin_cpu_supports does not know of it.

@@ -40,21 +40,39 @@ inline Sums Dot(Sums sums, const uint8_t* word, Weights weights) {
   return sums;
 }
 
-inline int16x4_t Scaled(int32x4_t sums, const float* scales, const Requantization& by) {
-  float32x4_t scaled = vmulq_f32(vcvtq_f32_s32(sums), vld1q_f32(scales));
+inline int16x4_t Scaled(int32x4_t sums, float32x4_t scales, const Requantization& by) {
+  float32x4_t scaled = vmulq_f32(vcvtq_f32_s32(sums), scales);
   scaled = vminq_f32(vmaxq_f32(scaled, vdupq_n_f32(by.low)), vdupq_n_f32(by.high));
   return vqmovn_s32(vaddq_s32(vcvtnq_s32_f32(scaled), vdupq_n_s32(by.zero)));
 }
 
 #include "int8_add_sixteen.inl"
 
+inline int8x16_t Bytes(const int16x4_t* words) {
+  return vcombine_s8(vqmovn_s16(vcombine_s16(words[0], words[1])), vqmovn_s16(vcombine_s16(words[2], words[3])));
+}
+
 inline void StoreAllScaled(int8_t* to, const Sums& sums, const Requantization& by, const int8_t* residual) {
   int16x4_t words[4];
-  for (int i = 0; i < 4; ++i) words[i] = Scaled(sums.part[i], by.scales + 4 * i, by);
-  const int8x16_t bytes =
-      vcombine_s8(vqmovn_s16(vcombine_s16(words[0], words[1])), vqmovn_s16(vcombine_s16(words[2], words[3])));
-  vst1q_s8(to, bytes);
+  for (int i = 0; i < 4; ++i) words[i] = Scaled(sums.part[i], vld1q_f32(by.scales + 4 * i), by);
+  vst1q_s8(to, Bytes(words));
   if (residual != nullptr) AddSixteen(to, residual, by.addition);
+}
+
+inline Sums Narrowed(const Sums* sums, float scale, const Requantization& by) {
+  Sums narrowed;
+  for (int i = 0; i < 4; ++i) {
+    int16x4_t words[4];
+    for (int v = 0; v < 4; ++v) words[v] = Scaled(sums[v].part[i], vdupq_n_f32(scale), by);
+    narrowed.part[i] = vreinterpretq_s32_s8(Bytes(words));
+  }
+  return narrowed;
+}
+
+inline void StoreQuarters(const Sums& v, void* const* pixels, ptrdiff_t channel) {
+  for (int i = 0; i < 4; ++i) {
+    vst1q_s8(static_cast<int8_t*>(pixels[4 * i]) + channel, vreinterpretq_s8_s32(v.part[i]));
+  }
 }
 
 inline bool Int8Supported() {

@@ -6,14 +6,22 @@
 //   Sums DotLanes(Sums sums, Sums line, Word)  each sum and the products of a word of its own and that one
 //   Word LoadWord(const void*);                four weights
 //
-// and, of each quarter of two vectors, the first or the second halves in turn, one byte or two of each:
+// of each quarter of two vectors, the first or the second halves in turn, one byte or two of each:
 //
 //   Sums FirstBytes(Sums, Sums);  Sums SecondBytes(Sums, Sums);
 //   Sums FirstTwos(Sums, Sums);   Sums SecondTwos(Sums, Sums);
+//
+// and, of outputs in int8,
+//
+//   Sums Narrowed(const Sums sums[4], float scale, const Requantization&)  of each quarter those of all in turn
+//   void StoreQuarters(Sums, void* const* pixels, ptrdiff_t channel)  to every fourth pixel
 
 #include "chains.inl"
-#include "int8_maps.inl"
+#include "int8_add.inl"
 #include "int8_store.inl"
+#include "pack.inl"
+
+void Gather(const GatherJob&) {}  // maps in tiles are in float32
 
 // Vectors of one slice each, of any channels, become vectors of words, the first of the first 16 lanes.
 //
@@ -54,6 +62,7 @@ void RunSlices(const TileJob& job) {
   const auto* begin = static_cast<const int32_t*>(job.begin);
   const auto* bias = static_cast<const int32_t*>(job.bias);
   auto* out = static_cast<int32_t*>(job.sums);
+  const Requantization by = job.requantization;
   for (int32_t f = 0; f < job.filters; ++f) {
     const ptrdiff_t place = static_cast<ptrdiff_t>(job.slots[f]) * (kVectors * kLanes);
     Sums sums[kChains][kVectors];
@@ -90,7 +99,16 @@ void RunSlices(const TileJob& job) {
     }
     lines += static_cast<ptrdiff_t>(count) * slices;
     values += static_cast<ptrdiff_t>(count) * kWordBytes;
-    for (int v = 0; v < kVectors; ++v) StoreSums(out + place + v * kLanes, sum[v]);
+    if (!job.last) {
+      for (int v = 0; v < kVectors; ++v) StoreSums(out + place + v * kLanes, sum[v]);
+      continue;
+    }
+    const float scale = by.scales[job.slots[f]];
+    for (int v = 0; v < kVectors; v += 4) {
+      Sums four[4];
+      for (int i = 0; i < 4; ++i) four[i] = v + i < kVectors ? sum[v + i] : FillSums(0);
+      StoreSums(out + place + v / 4 * kLanes, Narrowed(four, scale, by));
+    }
   }
 }
 
@@ -131,13 +149,51 @@ void PackSlices(const PackJob& job) {
   }
 }
 
+// Of 16 lines of a filter each the 16 bytes of each place in turn: of each quarter, one after another.
+template <int bit = kLanes / 2>
+inline void TransposeQuarters(Sums* lines) {
+  for (int i = 0; i < kLanes; ++i) {
+    if ((i & bit) != 0) continue;
+    const Sums a = lines[i], b = lines[i | bit];
+    lines[i] = FirstBytes(a, b);
+    lines[i | bit] = SecondBytes(a, b);
+  }
+  if constexpr (bit > 1) TransposeQuarters<bit / 2>(lines);
+}
+
+// What 16 filters say at four places, one of each quarter, to every fourth pixel; or what fewer say.
+inline void StorePlaces(const Sums& outputs, void* const* pixels, ptrdiff_t channel, int32_t count) {
+  if (count == kLanes) return StoreQuarters(outputs, pixels, channel);
+  constexpr int kFours = 4;
+  int8_t all[kFours][kLanes];
+  void* rows[kLanes] = {};
+  for (int q = 0; q < kFours; ++q) rows[q * kFours] = all[q];
+  StoreQuarters(outputs, rows, 0);
+  for (int q = 0; q < kFours; ++q) {
+    auto* to = static_cast<int8_t*>(pixels[q * kFours]) + channel;
+    for (int32_t c = 0; c < count; ++c) to[c] = all[q][c];
+  }
+}
+
+// Of outputs that lie where their sums were, those of four vectors in a line.
 void Unpack(const UnpackJob& job) {
-  Requantization by = job.requantization;
-  const float* from = job.from;
-  for (int32_t left = job.channels; left > 0; left -= kLanes) {
-    const int32_t count = left < kLanes ? left : kLanes, channel = job.first_channel + job.channels - left;
-    UnpackSquare(from, job.plane_words, count, by, {job.pixels, job.residuals}, channel);
-    from += kLanes * job.plane_words;
-    by.scales += kLanes;
+  constexpr int kFours = 4;
+  const auto* from = reinterpret_cast<const int32_t*>(job.from);
+  for (int32_t first = 0; first < job.channels; first += kLanes, from += kLanes * job.plane_words) {
+    const int32_t count = job.channels - first < kLanes ? job.channels - first : kLanes;
+    const ptrdiff_t channel = job.first_channel + first;
+    Sums lines[kLanes];
+    for (int c = 0; c < kLanes; ++c) lines[c] = LoadSums(from + (c < count ? c : 0) * job.plane_words);
+    TransposeQuarters(lines);
+    for (int v = 0; v < job.vectors; ++v) {
+      for (int place = 0; place < kFours; ++place) {
+        StorePlaces(lines[v * kFours + place], job.pixels + v * kLanes + place, channel, count);
+      }
+    }
+    if (job.residuals == nullptr) continue;
+    for (int32_t lane = 0; lane < job.vectors * kLanes; ++lane) {
+      const auto* residual = reinterpret_cast<const int8_t*>(job.residuals[lane]) + channel;
+      AddResidual(static_cast<int8_t*>(job.pixels[lane]) + channel, residual, count, job.requantization.addition);
+    }
   }
 }

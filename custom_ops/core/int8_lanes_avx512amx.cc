@@ -21,7 +21,74 @@ constexpr ptrdiff_t kSquareBytes = kLanes * kLineBytes;
 
 inline Vector Prepared(Vector v) { return v; }
 
-#include "int8_maps.inl"
+#include "int8_add.inl"
+#include "pack.inl"
+
+void Gather(const GatherJob&) {}  // maps in tiles are in float32
+
+// The sums of 16 neighbouring planes become outputs, and the 16 of each lane go to its pixel, from that channel
+// on. Bytes are transposed, not sums: a quarter of them.
+inline void ScaleSquare(const float* from, ptrdiff_t plane_words, const Requantization& by, void* const* pixels,
+                        ptrdiff_t channel) {
+  const __m512 high = _mm512_set1_ps(by.high);
+  const __m512i zero = _mm512_set1_epi16(static_cast<int16_t>(by.zero));
+  const __m512i low = _mm512_set1_epi8(static_cast<int8_t>(by.low + static_cast<float>(by.zero)));
+  // In quarters of four lanes: from four bytes of each of four filters to those of each lane.
+  const __m512i order =
+      _mm512_broadcast_i32x4(_mm_setr_epi8(0, 4, 8, 12, 1, 5, 9, 13, 2, 6, 10, 14, 3, 7, 11, 15));
+  __m512i words[4];  // of lanes, of four filters each
+  for (int w = 0; w < 4; ++w) {
+    const float *sums = from + 4 * w * plane_words, *scales = by.scales + 4 * w;
+    __m512i filters[4];
+    for (int f = 0; f < 4; ++f) {
+      filters[f] = Scaled(_mm512_loadu_si512(sums + f * plane_words), scales[f], high);
+    }
+    const __m512i ab = _mm512_adds_epi16(_mm512_packs_epi32(filters[0], filters[1]), zero),
+                  cd = _mm512_adds_epi16(_mm512_packs_epi32(filters[2], filters[3]), zero);
+    words[w] = _mm512_shuffle_epi8(_mm512_max_epi8(_mm512_packs_epi16(ab, cd), low), order);
+  }
+  const __m512i a = _mm512_unpacklo_epi32(words[0], words[1]), b = _mm512_unpackhi_epi32(words[0], words[1]),
+                c = _mm512_unpacklo_epi32(words[2], words[3]), d = _mm512_unpackhi_epi32(words[2], words[3]);
+  const __m512i lanes[4] = {_mm512_unpacklo_epi64(a, c), _mm512_unpackhi_epi64(a, c), _mm512_unpacklo_epi64(b, d),
+                            _mm512_unpackhi_epi64(b, d)};
+  const auto to = [&](int lane) {
+    return reinterpret_cast<__m128i*>(static_cast<int8_t*>(pixels[lane]) + channel);
+  };
+  for (int i = 0; i < 4; ++i) {  // of each quarter
+    _mm_storeu_si128(to(i), _mm512_castsi512_si128(lanes[i]));
+    _mm_storeu_si128(to(4 + i), _mm512_extracti32x4_epi32(lanes[i], 1));
+    _mm_storeu_si128(to(8 + i), _mm512_extracti32x4_epi32(lanes[i], 2));
+    _mm_storeu_si128(to(12 + i), _mm512_extracti32x4_epi32(lanes[i], 3));
+  }
+}
+
+// Where the outputs of 16 lanes go, and what is added to them.
+struct Outputs {
+  void* const* pixels;
+  const float* const* residuals;
+};
+
+// Of some planes, 16 at most; there is memory for 16.
+void UnpackSquare(const float* from, ptrdiff_t plane_words, int32_t count, const Requantization& by,
+                  const Outputs& to, ptrdiff_t channel) {
+  if (count == kLanes) {
+    ScaleSquare(from, plane_words, by, to.pixels, channel);
+  } else {
+    int8_t all[kLanes][kLanes];
+    void* rows[kLanes];
+    for (int lane = 0; lane < kLanes; ++lane) rows[lane] = all[lane];
+    ScaleSquare(from, plane_words, by, rows, 0);
+    for (int lane = 0; lane < kLanes; ++lane) {
+      for (int32_t c = 0; c < count; ++c) static_cast<int8_t*>(to.pixels[lane])[channel + c] = all[lane][c];
+    }
+  }
+  if (to.residuals == nullptr) return;
+  const Addition addition = by.addition;
+  for (int lane = 0; lane < kLanes; ++lane) {
+    const auto* residual = reinterpret_cast<const int8_t*>(to.residuals[lane]);
+    AddResidual(static_cast<int8_t*>(to.pixels[lane]) + channel, residual + channel, count, addition);
+  }
+}
 
 // The compiler's own functions do not say that they read memory. Of eight squares the last but one has weights,
 // and the last lines of the map.
@@ -229,7 +296,7 @@ constexpr LaneKernel kLaneKernel = {kTiles, sizeof(kTiles) / sizeof(Tile), kLane
 
 // A square is multiplied in as many steps as it has rows, of 16 vectors each.
 const Kernel kInt8LanesAvx512Amx = {
-    "int8_lanes_avx512amx", AmxSupported, kRegisters * kLanes * kLanes, Multiply, &kLaneKernel, nullptr, 0};
+    "int8_lanes_avx512amx", AmxSupported, kRegisters* kLanes* kLanes, Multiply, &kLaneKernel, nullptr, 0};
 
 }  // namespace tfc
 

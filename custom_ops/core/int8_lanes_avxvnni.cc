@@ -47,7 +47,6 @@ inline __m256 WithoutSign(__m256 half) {
 }
 inline Vector Prepared(const Vector& v) { return {WithoutSign(v.low), WithoutSign(v.high)}; }
 
-#include "int8_each_lane.inl"
 #include "int8_lanes.inl"
 #include "int8_multiply.inl"
 #include "tiles_of_lanes_6.inl"

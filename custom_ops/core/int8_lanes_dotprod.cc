@@ -65,7 +65,6 @@ inline Sums AsSums(const Vector& v) {
 }
 inline Vector Prepared(const Vector& v) { return v; }
 
-#include "int8_each_lane.inl"
 #include "int8_lanes.inl"
 #include "int8_multiply.inl"
 #include "tiles_of_lanes_6.inl"

@@ -64,16 +64,6 @@ inline Sums AsSums(const Vector& v) {
   return sums;
 }
 
-void ScaleSquare(const float* from, ptrdiff_t plane_words, const Requantization& by, void* const* pixels,
-                 ptrdiff_t channel) {
-  for (int c = 0; c < kLanes; ++c, from += plane_words) {
-    int32_t sums[kLanes];
-    memcpy(sums, from, sizeof(sums));
-    for (int lane = 0; lane < kLanes; ++lane) {
-      static_cast<int8_t*>(pixels[lane])[channel + c] = Scaled(sums[lane], by.scales[c], by);
-    }
-  }
-}
 inline Vector Prepared(const Vector& v) { return v; }
 
 #include "int8_lanes.inl"

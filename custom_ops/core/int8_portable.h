@@ -49,6 +49,22 @@ inline void StoreAllScaled(int8_t* to, const Sums& sums, const Requantization& b
   if (residual != nullptr) AddSixteen(to, residual, by.addition);
 }
 
+inline Sums Narrowed(const Sums* sums, float scale, const Requantization& by) {
+  constexpr int kFours = 4;
+  int8_t bytes[kLanes * kWordBytes];
+  for (int byte = 0; byte < kLanes * kWordBytes; ++byte) {
+    const int quarter = byte / kLanes, vector = byte / kFours % kFours;
+    bytes[byte] = Scaled(sums[vector].lane[quarter * kFours + byte % kFours], scale, by);
+  }
+  Sums narrowed;
+  memcpy(narrowed.lane, bytes, sizeof(bytes));
+  return narrowed;
+}
+
+inline void StoreQuarters(const Sums& v, void* const* pixels, ptrdiff_t channel) {
+  for (int q = 0; q < 4; ++q) memcpy(static_cast<int8_t*>(pixels[4 * q]) + channel, v.lane + 4 * q, kLanes);
+}
+
 inline bool Int8Supported() { return true; }
 
 }  // namespace

@@ -56,18 +56,18 @@ struct TileJob {
   ptrdiff_t row_bytes;    // from one row of the tile to the next
   ptrdiff_t plane_bytes;  // from one plane to the next
 
-  void* sums;         // (slots, rows * columns * slices, 16)
+  void* sums;         // (slots, rows * columns * slices, 16), or what `UnpackJob` tells of
   const void* begin;  // likewise, what sums begin with; may be `sums`; NULL for nothing
   const void* bias;   // by slot, which sums begin with besides; NULL for nothing; in int8, one of the two is NULL
   bool last;          // whether to clamp to [low, high], in float32
   float low, high;
 
   // Where 16 filters go together, and these are the last sums: where the outputs of all lanes of each vector go,
-  // as `UnpackJob` has them, and which filters the slots are.
+  // and which filters the slots are.
   void* const* pixels;            // (rows * columns, 16)
   const float* const* residuals;  // likewise, what is added
   int32_t first_filter, end_filter;
-  Requantization requantization;  // of the first one
+  Requantization requantization;  // in int8, of the first slot
 };
 
 struct Tile {
@@ -109,9 +109,12 @@ struct GatherJob {
   ptrdiff_t plane_words;  // from one plane to the next
 };
 
-// Moves one position from planes of sums to images, whose channels are those of their type.
+// Moves positions from planes to images, whose channels are those of their type. In float32 it is one position at
+// a time, and planes have sums. In int8 tiles have made outputs of the last sums: four vectors are a line, which
+// has in each quarter the bytes of the same lanes of each vector in turn.
 struct UnpackJob {
-  void* const* pixels;            // of the 16 lanes
+  int32_t vectors;                // 1 to 4; in float32 1
+  void* const* pixels;            // (vectors, 16)
   const float* const* residuals;  // likewise, what is added in int8
   int32_t first_channel, channels;
   const float* from;

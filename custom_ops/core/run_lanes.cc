@@ -374,10 +374,12 @@ class Runner {
   void UnpackTile(const Part& part) const {
     const int32_t first = part.FirstFilter(), filter = part.chunk.first_filter + first;
     const Requantization requantization = Int8() ? plan_.int8.From(filter) : Requantization{};
-    for (int32_t v = 0; v < tiling_.Vectors(); ++v) {
+    const int32_t in_line = Int8() ? kWordBytes : 1;  // vectors
+    for (int32_t v = 0; v < tiling_.Vectors(); v += in_line) {
       const float* const* residuals = residual_pixels_.empty() ? nullptr : residual_pixels_.data() + v * kLanes;
-      kernel_.unpack({output_pixels_.data() + v * kLanes, residuals, filter, part.Filters(),
-                      sums_ + first * sum_words_ + v * kLanes, sum_words_, requantization});
+      kernel_.unpack({std::min(in_line, tiling_.Vectors() - v), output_pixels_.data() + v * kLanes, residuals,
+                      filter, part.Filters(), sums_ + first * sum_words_ + v / in_line * kLanes, sum_words_,
+                      requantization});
     }
   }
 

@@ -25,7 +25,8 @@ from test_core import GOOD, convolutions  # noqa: E402
 OPS = Path(__file__).parents[1]
 # What of the core the blocks need.
 SOURCES = [
-    OPS / name for name in ("tests/cuda_blocks.cc", "cuda/layout.cc", "core/shape.cc", "core/tiling.cc")
+    OPS / name
+    for name in ("tests/cuda_blocks.cc", "cuda/layout.cc", "core/shape.cc", "core/strip.cc", "core/tiling.cc")
 ]
 NO_GPU = 77  # what `cuda_device` says then
 TARGETS = ["tfcompress_cuda", "tfcompress_tf", "tfcompress_tf_gpu", "cuda_device", "cuda_device_on_host"]
