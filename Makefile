@@ -56,13 +56,12 @@ bench: $(VENV)/.installed-dev ## run the benchmarks; results go to tests/benchma
 	for script in tests/benchmarks/bench_*.py; do $(BIN)/python $$script || exit 1; done
 
 bench-sparse: $(VENV)/.installed-dev ops ## time pruned layers and networks with the delegate; JSON in custom_ops/bench/results
-	$(BIN)/python custom_ops/bench/bench_sparse.py
-	$(BIN)/python custom_ops/bench/bench_sparse.py --threads 2 --out custom_ops/bench/results/sparse-2-threads.json
+	for threads in 1 2; do $(BIN)/python custom_ops/bench/bench_sparse.py --threads $$threads || exit 1; done
 	for block in 0 4 8 16; do $(BIN)/python custom_ops/bench/bench_sparse.py --layers --block $$block \
-	  --sparsities 0.8 0.9 --out custom_ops/bench/results/block-$$block.json || exit 1; done
-	for pattern in 1-1 1-4 16-4; do for amx in "" --without-amx; do $(BIN)/python custom_ops/bench/bench_sparse.py \
-	  --dtype int8 --block $${pattern%-*} --inputs $${pattern#*-} --sparsities 0 0.5 0.7 0.8 0.9 --names ResNet ResNet50 $$amx \
-	  --out custom_ops/bench/results/int8-$$pattern$${amx#-}.json || exit 1; done; done
+	  --sparsities 0.8 0.9 || exit 1; done
+	for pattern in "1 --inputs 1" "1 --inputs 4" "16 --inputs 4"; do \
+	  for more in "" --without-amx "--threads 2"; do $(BIN)/python custom_ops/bench/bench_sparse.py --dtype int8 \
+	  --block $$pattern --sparsities 0 0.5 0.7 0.8 0.9 --names ResNet ResNet50 $$more || exit 1; done; done
 
 clean: ## delete the environment and all that tools left behind
 	rm -rf $(VENV) $(VENV)-jax $(VENV)-tfmot .build dist .hypothesis .mypy_cache .pytest_cache .ruff_cache *.egg-info

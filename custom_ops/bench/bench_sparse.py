@@ -37,7 +37,7 @@ ARGUMENTS.add_argument("--inputs", type=int, default=1, help="input channels tha
 ARGUMENTS.add_argument("--dtype", choices=["float32", "int8"], default="float32")
 ARGUMENTS.add_argument("--without-amx", action="store_true")
 ARGUMENTS.add_argument("--names", nargs="+", help="of networks, or parts of names of layers")
-ARGUMENTS.add_argument("--out", type=Path, default=Path(__file__).with_name("results") / "sparse.json")
+ARGUMENTS.add_argument("--out", type=Path, help="else a file in results/, named by what is asked for")
 if __name__ == "__main__":
     OPTIONS = ARGUMENTS.parse_args()
     os.environ["TF_NUM_INTRAOP_THREADS"] = str(OPTIONS.threads)
@@ -93,7 +93,19 @@ def main() -> None:
     if everything or OPTIONS.models:
         content["models"] = list(models())
     content["peak_gflops"].append(peak())
-    save(OPTIONS.out.stem, content, OPTIONS.out.parent)
+    out = OPTIONS.out or Path(__file__).with_name("results") / file_name()
+    save(out.stem, content, out.parent)
+
+
+def file_name() -> str:
+    """What is asked for, as a name."""
+    in_float32 = f"block-{OPTIONS.block}" if OPTIONS.block != 1 else "sparse"
+    parts = [in_float32 if OPTIONS.dtype == "float32" else f"int8-{OPTIONS.block}-{OPTIONS.inputs}"]
+    if OPTIONS.without_amx:
+        parts.append("without-amx")
+    if OPTIONS.threads > 1:
+        parts.append(f"{OPTIONS.threads}-threads")
+    return "-".join(parts) + ".json"
 
 
 # ------------------------------------------------------------------ layers

@@ -315,7 +315,7 @@ Dense DenseOf(Type type) {
   if (type == kFloat32) return {0.95, 0, 7};
   std::vector<const Kernel*> kernels;
   const bool squares = FindKernels(kInt8, nullptr, &kernels) == TFC_OK && KindOf(*kernels.front()) == kSquares;
-  return squares ? Dense{0.4, 1400, 16} : Dense{0.95, 80, 7};
+  return squares ? Dense{0.4, 1400, 16} : Dense{0.95, 50, 7};
 }
 
 // Dense kernels take tiles of pixels by filters, and pay for those that are not full; with few pixels they wait
