@@ -121,8 +121,7 @@ def settings(images: datasets.Images) -> dict:
 
 
 def report(runs: list[dict], out: Path) -> None:
-    levels = dict.fromkeys((run["method"], run["level"]) for run in runs)
-    groups = {key: [run for run in runs if (run["method"], run["level"]) == key] for key in levels}
+    groups = studies.grouped(runs, "method", "level")
     rows = [
         [
             method,

@@ -230,8 +230,7 @@ def settings(images: datasets.Images) -> dict:
 
 
 def report(runs: list[dict], out: Path) -> None:
-    kinds = list(dict.fromkeys((run["student"], run["method"]) for run in runs))
-    grouped = {kind: [run for run in runs if (run["student"], run["method"]) == kind] for kind in kinds}
+    grouped = studies.grouped(runs, "student", "method")
     rows = [
         [
             student,

@@ -95,8 +95,7 @@ def settings(images: datasets.Images) -> dict:
 
 
 def report(runs: list[dict], out: Path) -> None:
-    kinds = sorted({(run["sparsity"], run["method"]) for run in runs})
-    grouped = {kind: [run for run in runs if (run["sparsity"], run["method"]) == kind] for kind in kinds}
+    grouped = dict(sorted(studies.grouped(runs, "sparsity", "method").items()))
     rows = [
         [
             method,
