@@ -46,29 +46,42 @@ inline void StoreAllScaled(int8_t* to, Sums sums, const Requantization& by, cons
   _mm_storeu_si128(reinterpret_cast<__m128i*>(to), _mm512_cvtepi32_epi8(rounded));
 }
 
-// Sums of a filter, between its bounds but for the low one.
-inline __m512i Scaled(__m512i sums, float scale, __m512 high) {
-  const __m512 scaled = _mm512_mul_ps(_mm512_cvtepi32_ps(sums), _mm512_set1_ps(scale));
-  return _mm512_cvtps_epi32(_mm512_min_ps(scaled, high));
+// Between their bounds but for the low one.
+inline __m512i Scaled(__m512i sums, __m512 scales, __m512 high) {
+  return _mm512_cvtps_epi32(_mm512_min_ps(_mm512_mul_ps(_mm512_cvtepi32_ps(sums), scales), high));
 }
 
-inline Sums Narrowed(const Sums* sums, float scale, const Requantization& by) {
+// Four vectors of sums as bytes: in each quarter those of its lanes in the first vector, then in the second, ...
+inline __m512i Narrowed(const Sums* sums, __m512 scales, const Requantization& by) {
   const __m512 high = _mm512_set1_ps(by.high);
   const __m512i zero = _mm512_set1_epi16(static_cast<int16_t>(by.zero));
   const __m512i low = _mm512_set1_epi8(static_cast<int8_t>(by.low + static_cast<float>(by.zero)));
-  const __m512i ab = _mm512_packs_epi32(Scaled(sums[0], scale, high), Scaled(sums[1], scale, high)),
-                cd = _mm512_packs_epi32(Scaled(sums[2], scale, high), Scaled(sums[3], scale, high));
+  const __m512i ab = _mm512_packs_epi32(Scaled(sums[0], scales, high), Scaled(sums[1], scales, high)),
+                cd = _mm512_packs_epi32(Scaled(sums[2], scales, high), Scaled(sums[3], scales, high));
   return _mm512_max_epi8(_mm512_packs_epi16(_mm512_adds_epi16(ab, zero), _mm512_adds_epi16(cd, zero)), low);
 }
 
+inline Sums Narrowed(const Sums* sums, float scale, const Requantization& by) {
+  return Narrowed(sums, _mm512_set1_ps(scale), by);
+}
+
+inline void StoreFour(int8_t* const* to, __m512i v) {
+  const auto at = [&](int i) { return reinterpret_cast<__m128i*>(to[i]); };
+  _mm_storeu_si128(at(0), _mm512_castsi512_si128(v));
+  _mm_storeu_si128(at(1), _mm512_extracti32x4_epi32(v, 1));
+  _mm_storeu_si128(at(2), _mm512_extracti32x4_epi32(v, 2));
+  _mm_storeu_si128(at(3), _mm512_extracti32x4_epi32(v, 3));
+}
+
+inline void StoreFourScaled(int8_t* const* to, const Sums* sums, const Requantization& by) {
+  const __m512i fours = _mm512_setr_epi32(0, 4, 8, 12, 1, 5, 9, 13, 2, 6, 10, 14, 3, 7, 11, 15);
+  StoreFour(to, _mm512_permutexvar_epi32(fours, Narrowed(sums, _mm512_loadu_ps(by.scales), by)));
+}
+
 inline void StoreQuarters(Sums v, void* const* pixels, ptrdiff_t channel) {
-  const auto to = [&](int pixel) {
-    return reinterpret_cast<__m128i*>(static_cast<int8_t*>(pixels[pixel]) + channel);
-  };
-  _mm_storeu_si128(to(0), _mm512_castsi512_si128(v));
-  _mm_storeu_si128(to(4), _mm512_extracti32x4_epi32(v, 1));
-  _mm_storeu_si128(to(8), _mm512_extracti32x4_epi32(v, 2));
-  _mm_storeu_si128(to(12), _mm512_extracti32x4_epi32(v, 3));
+  int8_t* to[4];
+  for (int i = 0; i < 4; ++i) to[i] = static_cast<int8_t*>(pixels[4 * i]) + channel;
+  StoreFour(to, v);
 }
 
 inline void AddSixteen(int8_t* to, const int8_t* residual, const Addition& by) {

@@ -52,6 +52,8 @@ inline void StoreAllScaled(int8_t* to, const Sums& sums, const Requantization& b
   if (residual != nullptr) AddSixteen(to, residual, by.addition);
 }
 
+#include "int8_store_four.inl"
+
 inline Sums Narrowed(const Sums* sums, float scale, const Requantization& by) {
   const __m256 scales = _mm256_set1_ps(scale);
   Sums narrowed;

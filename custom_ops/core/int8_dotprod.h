@@ -59,6 +59,8 @@ inline void StoreAllScaled(int8_t* to, const Sums& sums, const Requantization& b
   if (residual != nullptr) AddSixteen(to, residual, by.addition);
 }
 
+#include "int8_store_four.inl"
+
 inline Sums Narrowed(const Sums* sums, float scale, const Requantization& by) {
   Sums narrowed;
   for (int i = 0; i < 4; ++i) {

@@ -41,7 +41,7 @@ inline void ScaleSquare(const float* from, ptrdiff_t plane_words, const Requanti
     const float *sums = from + 4 * w * plane_words, *scales = by.scales + 4 * w;
     __m512i filters[4];
     for (int f = 0; f < 4; ++f) {
-      filters[f] = Scaled(_mm512_loadu_si512(sums + f * plane_words), scales[f], high);
+      filters[f] = Scaled(_mm512_loadu_si512(sums + f * plane_words), _mm512_set1_ps(scales[f]), high);
     }
     const __m512i ab = _mm512_adds_epi16(_mm512_packs_epi32(filters[0], filters[1]), zero),
                   cd = _mm512_adds_epi16(_mm512_packs_epi32(filters[2], filters[3]), zero);
