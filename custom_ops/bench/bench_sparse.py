@@ -99,8 +99,9 @@ def main() -> None:
 
 def file_name() -> str:
     """What is asked for, as a name."""
-    in_float32 = f"block-{OPTIONS.block}" if OPTIONS.block != 1 else "sparse"
-    parts = [in_float32 if OPTIONS.dtype == "float32" else f"int8-{OPTIONS.block}-{OPTIONS.inputs}"]
+    pattern = f"{OPTIONS.block}-{OPTIONS.inputs}"
+    in_float32 = "sparse" if pattern == "1-1" else f"block-{pattern.removesuffix('-1')}"
+    parts = [in_float32 if OPTIONS.dtype == "float32" else f"int8-{pattern}"]
     if OPTIONS.without_amx:
         parts.append("without-amx")
     if OPTIONS.threads > 1:
