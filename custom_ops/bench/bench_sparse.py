@@ -2,8 +2,8 @@
 
     python custom_ops/bench/bench_sparse.py [--layers] [--models] [--threads 1] [--out FILE.json]
 
-Single layers are .tflite files of one convolution with ReLU, NHWC in and out; networks are those of
-keras.applications at 224 x 224. Weights that stay are at random places (`--block 16`: blocks of 16
+Single layers are .tflite files of one convolution with ReLU, NHWC in and out, in int8 from end to end where
+that is asked for; networks are those of keras.applications at 224 x 224. Weights that stay are at random places (`--block 16`: blocks of 16
 neighbouring filters are; `--block 0`: whole columns of the kernel, of all filters; `--inputs 4`: of so many
 neighbouring input channels). `--dtype int8` takes files in int8, against XNNPACK in int8, and with
 `--without-amx` neither has AMX, as on most processors. In one process both
@@ -134,7 +134,9 @@ def layer_row(model: keras.Model, flops: float, sparsity: float) -> dict:
     if sparsity == OPTIONS.sparsities[0]:
         LAST.clear()
     x, in_int8 = images(model), OPTIONS.dtype == "int8"
-    content = int8_file(thin(model, sparsity)) if in_int8 else thinned(dense_file(model), sparsity)
+    if in_int8:
+        x = np.clip(32 * x, -128, 127).astype("int8")
+    content = int8_layer(thin(model, sparsity)) if in_int8 else thinned(dense_file(model), sparsity)
     stock, ours = runner(content, x), runner(content, x, force=not in_int8)
     check(stock, ours)
     others = [] if in_int8 else [tensorflow_runner(model, x)]
@@ -266,6 +268,18 @@ def thinned(content: bytes, sparsity: float, seed: int = 0) -> bytes:
         new = rng.normal(size=weights.shape) * np.sqrt(2 / (depth * share)) * stays
         changed[at : at + weights.nbytes] = new.astype("float32").tobytes()
     return bytes(changed)
+
+
+def int8_layer(model: keras.Model) -> bytes:
+    """In int8 from end to end, as in the middle of a network: files that users export take and return floats."""
+    examples = np.random.default_rng(1).normal(size=(8, 1, *model.input_shape[1:])).astype("float32")
+    with tempfile.TemporaryDirectory() as folder:
+        model.export(folder, verbose=False)
+        converter = tf.lite.TFLiteConverter.from_saved_model(folder)
+        converter.optimizations = [tf.lite.Optimize.DEFAULT]
+        converter.representative_dataset = lambda: ([example] for example in examples)
+        converter.inference_input_type = converter.inference_output_type = tf.int8
+        return converter.convert()
 
 
 def images(model: keras.Model) -> np.ndarray:

@@ -10,6 +10,8 @@
 namespace tfc {
 namespace {
 
+constexpr double kFlipping = 1.1;  // so many times as long a vector takes whose bytes are combined first
+
 // Along one axis, pixels that outputs read.
 int64_t Span(int64_t outputs, int64_t stride, int64_t taps, int64_t dilation) {
   return (outputs - 1) * stride + (taps - 1) * dilation + 1;
@@ -31,13 +33,16 @@ void CutBands(const tfc_shape& s, OutputSize size, BlockTiling* t) {
 }
 
 bool Cut(const Kernel& kernel, const BlockTile& tile, const tfc_shape& s, OutputSize size, const Work& work,
-         BlockTiling* t) {
+         bool copies, BlockTiling* t) {
   if (tile.rows > size.height || tile.columns > size.width) return false;
   t->tile = tile;
   t->depth = work.depth;
   t->words = CeilDiv(s.channels, work.depth);
   const bool padded = s.pad_top + int64_t{s.pad_bottom} + s.pad_left + s.pad_right > 0;
-  t->copies = padded || kernel.flip != 0 || s.channels % work.depth != 0;
+  const bool needed = padded || s.channels % work.depth != 0;
+  if (needed ? !copies : copies && kernel.flip == 0) return false;
+  t->copies = copies;
+  t->flips = !copies && kernel.flip != 0;
   const int64_t width =
       padded ? std::max<int64_t>(Span(size.width, s.stride_width, s.kernel_width, s.dilation_width), 1) : s.width;
   const int64_t tile_words = RowsRead(s, tile.rows) * width * t->words;
@@ -96,7 +101,7 @@ Costs BlockCounts(const BlockTiling& t, const tfc_shape& s, OutputSize size, con
   counts[kBlock] = tiles * steps * blocks;
   counts[kBlockSum] = counts[kBlock] * pixels;
   counts[kEntry] = tiles * entries;
-  counts[kEntryVector] = counts[kEntry] * pixels;
+  counts[kEntryVector] = counts[kEntry] * pixels * (t.flips ? kFlipping : 1);
   AddBytes(entries * (sizeof(int32_t) + kLanes * kWordBytes), &counts);
   if (t.copies) counts[kCopied] = double(t.bands) * RowsRead(s, t.band_rows) * t.width * t.words / kLanes;
   return counts;
@@ -106,11 +111,13 @@ BlockTiling ChooseBlockTiling(const Kernel& kernel, const tfc_shape& shape, Outp
   BlockTiling best{}, tiling{};
   double least = std::numeric_limits<double>::infinity();
   for (int32_t i = 0; i < kernel.blocks->tile_count; ++i) {
-    if (!Cut(kernel, kernel.blocks->tiles[i], shape, size, work, &tiling)) continue;
-    const double cost = Total(BlockCounts(tiling, shape, size, work), Typical(work.depth));
-    if (cost >= least) continue;
-    least = cost;
-    best = tiling;
+    for (const bool copies : {false, true}) {
+      if (!Cut(kernel, kernel.blocks->tiles[i], shape, size, work, copies, &tiling)) continue;
+      const double cost = Total(BlockCounts(tiling, shape, size, work), Typical(work.depth));
+      if (cost >= least) continue;
+      least = cost;
+      best = tiling;
+    }
   }
   return best;
 }

@@ -16,12 +16,17 @@ using Weights = __m512i;
 inline Sums LoadSums(const int32_t* from) { return _mm512_loadu_si512(from); }
 inline Weights LoadWeights(const int8_t* from) { return _mm512_loadu_si512(from); }
 
+constexpr uint8_t kFlip = 0x80;  // takes the sign away
+
 // Without sign: the input; with sign: the weights.
+template <uint8_t flip>
 inline Sums Dot(Sums sums, const uint8_t* word, Weights weights) {
   int32_t bits;
   memcpy(&bits, word, sizeof(bits));
+  __m512i input = _mm512_set1_epi32(bits);
+  if constexpr (flip != 0) input = _mm512_xor_si512(input, _mm512_set1_epi8(static_cast<int8_t>(flip)));
   // The intrinsic, in gcc, copies the sums from register to register each time.
-  __asm__("vpdpbusd %2, %1, %0" : "+v"(sums) : "v"(_mm512_set1_epi32(bits)), "v"(weights));
+  __asm__("vpdpbusd %2, %1, %0" : "+v"(sums) : "v"(input), "v"(weights));
   return sums;
 }
 
@@ -46,19 +51,27 @@ inline void StoreAllScaled(int8_t* to, Sums sums, const Requantization& by, cons
   _mm_storeu_si128(reinterpret_cast<__m128i*>(to), _mm512_cvtepi32_epi8(rounded));
 }
 
-// Between their bounds but for the low one.
-inline __m512i Scaled(__m512i sums, __m512 scales, __m512 high) {
-  return _mm512_cvtps_epi32(_mm512_min_ps(_mm512_mul_ps(_mm512_cvtepi32_ps(sums), scales), high));
+inline __m512i Scaled(__m512i sums, __m512 scales, const Requantization& by) {
+  __m512 scaled = _mm512_mul_ps(_mm512_cvtepi32_ps(sums), scales);
+  if (by.large) scaled = _mm512_min_ps(scaled, _mm512_set1_ps(by.high));
+  return _mm512_cvtps_epi32(scaled);
 }
 
-// Four vectors of sums as bytes: in each quarter those of its lanes in the first vector, then in the second, ...
-inline __m512i Narrowed(const Sums* sums, __m512 scales, const Requantization& by) {
-  const __m512 high = _mm512_set1_ps(by.high);
+// Four vectors that are scaled as bytes: in each quarter those of its lanes in the first vector, then in the
+// second, ...
+inline __m512i Bytes(__m512i a, __m512i b, __m512i c, __m512i d, const Requantization& by) {
+  const auto bound = [&](float value) {
+    return _mm512_set1_epi8(static_cast<int8_t>(value + static_cast<float>(by.zero)));
+  };
   const __m512i zero = _mm512_set1_epi16(static_cast<int16_t>(by.zero));
-  const __m512i low = _mm512_set1_epi8(static_cast<int8_t>(by.low + static_cast<float>(by.zero)));
-  const __m512i ab = _mm512_packs_epi32(Scaled(sums[0], scales, high), Scaled(sums[1], scales, high)),
-                cd = _mm512_packs_epi32(Scaled(sums[2], scales, high), Scaled(sums[3], scales, high));
-  return _mm512_max_epi8(_mm512_packs_epi16(_mm512_adds_epi16(ab, zero), _mm512_adds_epi16(cd, zero)), low);
+  const __m512i ab = _mm512_adds_epi16(_mm512_packs_epi32(a, b), zero),
+                cd = _mm512_adds_epi16(_mm512_packs_epi32(c, d), zero);
+  return _mm512_max_epi8(_mm512_min_epi8(_mm512_packs_epi16(ab, cd), bound(by.high)), bound(by.low));
+}
+
+inline __m512i Narrowed(const Sums* sums, __m512 scales, const Requantization& by) {
+  const auto scaled = [&](int i) { return Scaled(sums[i], scales, by); };
+  return Bytes(scaled(0), scaled(1), scaled(2), scaled(3), by);
 }
 
 inline Sums Narrowed(const Sums* sums, float scale, const Requantization& by) {

@@ -22,11 +22,15 @@ inline __m256i LoadHalf(const void* from) { return _mm256_loadu_si256(static_cas
 inline Sums LoadSums(const int32_t* from) { return {{LoadHalf(from), LoadHalf(from + 8)}}; }
 inline Weights LoadWeights(const int8_t* from) { return {{LoadHalf(from), LoadHalf(from + 32)}}; }
 
+constexpr uint8_t kFlip = 0x80;  // takes the sign away
+
 // Without sign: the input; with sign: the weights.
+template <uint8_t flip>
 inline Sums Dot(Sums sums, const uint8_t* word, Weights weights) {
   int32_t bits;
   memcpy(&bits, word, sizeof(bits));
-  const __m256i input = _mm256_set1_epi32(bits);
+  __m256i input = _mm256_set1_epi32(bits);
+  if constexpr (flip != 0) input = _mm256_xor_si256(input, _mm256_set1_epi8(static_cast<int8_t>(flip)));
   for (int i = 0; i < 2; ++i) {
     // The intrinsic, in gcc, copies the sums from register to register each time.
     __asm__("%{vex%} vpdpbusd %2, %1, %0" : "+x"(sums.half[i]) : "x"(input), "x"(weights.half[i]));

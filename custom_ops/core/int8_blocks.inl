@@ -3,20 +3,23 @@
 //   Weights     four bytes for each of them
 //   LoadSums    from memory
 //   LoadWeights from memory
-//   Dot         sums, and to each the four products of its bytes with those of a word in memory added
+//   kFlip       what bytes of the input are combined with, exclusively or, before they are multiplied
+//   Dot<flip>   sums, and to each the four products of its bytes with those of a word in memory added, which are
+//               combined with `flip` first
 //   StoreAllScaled  what `int8_store.inl` tells
 //   StoreFourScaled the same of four times 16 sums of the same filters, to four places, without a residual
 
+#include "each.inl"
 #include "int8_store.inl"
 
 // One block of filters.
-template <int rows, int columns>
-void RunBlock(const BlockJob& job, ptrdiff_t filter, int32_t count, int32_t filters, const int32_t* offsets,
-              const int8_t* values) {
+template <uint8_t flip, int rows, int columns>
+__attribute__((flatten)) void RunBlock(const BlockJob& job, ptrdiff_t filter, int32_t count, int32_t filters,
+                                       const int32_t* offsets, const int8_t* values) {
   constexpr int kOutputs = rows * columns;
   const Sums bias = LoadSums(static_cast<const int32_t*>(job.bias) + filter);
   Sums sums[kOutputs];
-  for (Sums& sum : sums) sum = bias;
+  Each<kOutputs>([&](auto i) { sums[i] = bias; });
   // Read before bytes are written, which for all a compiler knows may change them.
   Requantization by = job.requantization;
   by.scales += filter;
@@ -30,33 +33,47 @@ void RunBlock(const BlockJob& job, ptrdiff_t filter, int32_t count, int32_t filt
   for (int32_t i = 0; i < count; ++i) {
     const Weights weights = LoadWeights(values + static_cast<ptrdiff_t>(i) * kLanes * kWordBytes);
     const uint8_t* row = input + static_cast<ptrdiff_t>(offsets[i]) * kWordBytes;
-    for (int r = 0; r < rows; ++r, row += job.input_row * kWordBytes) {
-      for (int c = 0; c < columns; ++c) {
-        Sums& sum = sums[r * columns + c];
-        sum = Dot(sum, row + c * job.input_column * kWordBytes, weights);
-      }
+    Each<kOutputs>([&](auto o) {
+      if (o > 0 && o % columns == 0) row += job.input_row * kWordBytes;
+      sums[o] = Dot<flip>(sums[o], row + o % columns * job.input_column * kWordBytes, weights);
+    });
+  }
+  if constexpr (kOutputs >= 4) {
+    if (residual == nullptr && filters == kLanes) {
+      Each<(kOutputs + 3) / 4>([&](auto fours) {
+        constexpr int kFirst = 4 * fours + 4 <= kOutputs ? 4 * fours : kOutputs - 4;  // some of the last again
+        int8_t* to[4];
+        for (int i = 0; i < 4; ++i) to[i] = output + place(kFirst + i);
+        const Sums four[4] = {sums[kFirst], sums[kFirst + 1], sums[kFirst + 2], sums[kFirst + 3]};
+        StoreFourScaled(to, four, by);
+      });
+      return;
     }
   }
-  int first = 0;
-  for (; residual == nullptr && filters == kLanes && first + 4 <= kOutputs; first += 4) {
-    int8_t* to[4];
-    for (int i = 0; i < 4; ++i) to[i] = output + place(first + i);
-    StoreFourScaled(to, sums + first, by);
+  const auto added = [&](int i) { return residual == nullptr ? nullptr : residual + place(i); };
+  if (filters == kLanes) {
+    Each<kOutputs>([&](auto i) { StoreAllScaled(output + place(i), sums[i], by, added(i)); });
+    return;
   }
-  for (; first < kOutputs; ++first) {
-    const int8_t* added = residual == nullptr ? nullptr : residual + place(first);
-    StoreScaled(output + place(first), filters, sums[first], by, added);
+  Sums kept[kOutputs];  // where `StoreSomeScaled` can find them
+  Each<kOutputs>([&](auto i) { kept[i] = sums[i]; });
+  for (int i = 0; i < kOutputs; ++i) StoreSomeScaled(output + place(i), filters, kept[i], by, added(i));
+}
+
+template <uint8_t flip, int rows, int columns>
+void RunAllBlocks(const BlockJob& job) {
+  const int32_t* offsets = job.offsets;
+  const auto* values = static_cast<const int8_t*>(job.values);
+  for (int32_t b = 0; b < job.blocks; ++b) {
+    const int32_t filters = b + 1 < job.blocks ? kLanes : job.tail;
+    const ptrdiff_t filter = static_cast<ptrdiff_t>(b) * kLanes;
+    RunBlock<flip, rows, columns>(job, filter, job.counts[b], filters, offsets, values);
+    offsets += job.counts[b];
+    values += static_cast<ptrdiff_t>(job.counts[b]) * kLanes * kWordBytes;
   }
 }
 
 template <int rows, int columns>
 void RunBlocks(const BlockJob& job) {
-  const int32_t* offsets = job.offsets;
-  const auto* values = static_cast<const int8_t*>(job.values);
-  for (int32_t b = 0; b < job.blocks; ++b) {
-    const int32_t filters = b + 1 < job.blocks ? kLanes : job.tail;
-    RunBlock<rows, columns>(job, static_cast<ptrdiff_t>(b) * kLanes, job.counts[b], filters, offsets, values);
-    offsets += job.counts[b];
-    values += static_cast<ptrdiff_t>(job.counts[b]) * kLanes * kWordBytes;
-  }
+  job.flip == 0 ? RunAllBlocks<0, rows, columns>(job) : RunAllBlocks<kFlip, rows, columns>(job);
 }

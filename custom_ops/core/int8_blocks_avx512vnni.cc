@@ -17,7 +17,7 @@ constexpr int kRegisters = 14;
 }  // namespace
 
 const Kernel kInt8BlocksAvx512Vnni = {
-    "int8_blocks_avx512vnni", Int8Supported, kRegisters, Multiply, nullptr, &kBlockKernel, 0x80};
+    "int8_blocks_avx512vnni", Int8Supported, kRegisters, Multiply, nullptr, &kBlockKernel, kFlip};
 
 }  // namespace tfc
 

@@ -15,7 +15,7 @@ namespace {
 }  // namespace
 
 const Kernel kInt8BlocksAvxVnni = {"int8_blocks_avxvnni", Int8Supported, kRegisters, Multiply, nullptr,
-                                   &kBlockKernel,         0x80};
+                                   &kBlockKernel,         kFlip};
 
 }  // namespace tfc
 

@@ -14,8 +14,8 @@ namespace {
 
 }  // namespace
 
-const Kernel kInt8BlocksDotprod = {
-    "int8_blocks_dotprod", Int8Supported, kRegisters, Multiply, nullptr, &kBlockKernel, 0};
+const Kernel kInt8BlocksDotprod = {"int8_blocks_dotprod", Int8Supported, kRegisters, Multiply, nullptr,
+                                   &kBlockKernel,         kFlip};
 
 }  // namespace tfc
 

@@ -12,7 +12,7 @@ constexpr int kRegisters = 4;
 
 }  // namespace
 
-const Kernel kInt8BlocksPortable = {
-    "int8_blocks_portable", Int8Supported, kRegisters, Multiply, nullptr, &kBlockKernel, 0};
+const Kernel kInt8BlocksPortable = {"int8_blocks_portable", Int8Supported, kRegisters, Multiply, nullptr,
+                                    &kBlockKernel,          kFlip};
 
 }  // namespace tfc

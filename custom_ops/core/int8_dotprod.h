@@ -31,7 +31,10 @@ inline Weights LoadWeights(const int8_t* from) {
   return {{vld1q_s8(from), vld1q_s8(from + 16), vld1q_s8(from + 32), vld1q_s8(from + 48)}};
 }
 
+constexpr uint8_t kFlip = 0;
+
 // Both with sign.
+template <uint8_t>
 inline Sums Dot(Sums sums, const uint8_t* word, Weights weights) {
   int32_t bits;
   memcpy(&bits, word, sizeof(bits));

@@ -17,6 +17,7 @@
 //   void StoreQuarters(Sums, void* const* pixels, ptrdiff_t channel)  to every fourth pixel
 
 #include "chains.inl"
+#include "each.inl"
 #include "int8_add.inl"
 #include "int8_store.inl"
 #include "pack.inl"
@@ -152,19 +153,19 @@ void PackSlices(const PackJob& job) {
 // Of 16 lines of a filter each the 16 bytes of each place in turn: of each quarter, one after another.
 template <int bit = kLanes / 2>
 inline void TransposeQuarters(Sums* lines) {
-  for (int i = 0; i < kLanes; ++i) {
-    if ((i & bit) != 0) continue;
-    const Sums a = lines[i], b = lines[i | bit];
-    lines[i] = FirstBytes(a, b);
-    lines[i | bit] = SecondBytes(a, b);
-  }
+  Each<kLanes / 2>([&](auto i) {
+    constexpr int kFirst = i / bit * 2 * bit + i % bit;
+    const Sums a = lines[kFirst], b = lines[kFirst + bit];
+    lines[kFirst] = FirstBytes(a, b);
+    lines[kFirst + bit] = SecondBytes(a, b);
+  });
   if constexpr (bit > 1) TransposeQuarters<bit / 2>(lines);
 }
 
-// What 16 filters say at four places, one of each quarter, to every fourth pixel; or what fewer say.
+constexpr int kFours = 4;  // places of a line that are handed out together, each fourth
+
+// What fewer than 16 filters say at four places, one of each quarter, to every fourth pixel.
 inline void StorePlaces(const Sums& outputs, void* const* pixels, ptrdiff_t channel, int32_t count) {
-  if (count == kLanes) return StoreQuarters(outputs, pixels, channel);
-  constexpr int kFours = 4;
   int8_t all[kFours][kLanes];
   void* rows[kLanes] = {};
   for (int q = 0; q < kFours; ++q) rows[q * kFours] = all[q];
@@ -175,20 +176,32 @@ inline void StorePlaces(const Sums& outputs, void* const* pixels, ptrdiff_t chan
   }
 }
 
+__attribute__((noinline)) void UnpackLast(const UnpackJob& job, const Sums* lines, int32_t first, int32_t count) {
+  for (int v = 0; v < job.vectors; ++v) {
+    for (int place = 0; place < kFours; ++place) {
+      StorePlaces(lines[v * kFours + place], job.pixels + v * kLanes + place, job.first_channel + first, count);
+    }
+  }
+}
+
 // Of outputs that lie where their sums were, those of four vectors in a line.
-void Unpack(const UnpackJob& job) {
-  constexpr int kFours = 4;
+__attribute__((flatten)) void Unpack(const UnpackJob& job) {
   const auto* from = reinterpret_cast<const int32_t*>(job.from);
   for (int32_t first = 0; first < job.channels; first += kLanes, from += kLanes * job.plane_words) {
     const int32_t count = job.channels - first < kLanes ? job.channels - first : kLanes;
     const ptrdiff_t channel = job.first_channel + first;
     Sums lines[kLanes];
-    for (int c = 0; c < kLanes; ++c) lines[c] = LoadSums(from + (c < count ? c : 0) * job.plane_words);
+    Each<kLanes>([&](auto c) { lines[c] = LoadSums(from + (c < count ? c : 0) * job.plane_words); });
     TransposeQuarters(lines);
-    for (int v = 0; v < job.vectors; ++v) {
-      for (int place = 0; place < kFours; ++place) {
-        StorePlaces(lines[v * kFours + place], job.pixels + v * kLanes + place, channel, count);
-      }
+    if (count == kLanes) {
+      Each<kLanes>([&](auto i) {
+        constexpr int kVector = i / kFours;
+        if (kVector < job.vectors) StoreQuarters(lines[i], job.pixels + kVector * kLanes + i % kFours, channel);
+      });
+    } else {
+      Sums kept[kLanes];
+      Each<kLanes>([&](auto i) { kept[i] = lines[i]; });
+      UnpackLast(job, kept, first, count);
     }
     if (job.residuals == nullptr) continue;
     for (int32_t lane = 0; lane < job.vectors * kLanes; ++lane) {

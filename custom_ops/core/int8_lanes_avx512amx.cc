@@ -30,9 +30,6 @@ void Gather(const GatherJob&) {}  // maps in tiles are in float32
 // on. Bytes are transposed, not sums: a quarter of them.
 inline void ScaleSquare(const float* from, ptrdiff_t plane_words, const Requantization& by, void* const* pixels,
                         ptrdiff_t channel) {
-  const __m512 high = _mm512_set1_ps(by.high);
-  const __m512i zero = _mm512_set1_epi16(static_cast<int16_t>(by.zero));
-  const __m512i low = _mm512_set1_epi8(static_cast<int8_t>(by.low + static_cast<float>(by.zero)));
   // In quarters of four lanes: from four bytes of each of four filters to those of each lane.
   const __m512i order =
       _mm512_broadcast_i32x4(_mm_setr_epi8(0, 4, 8, 12, 1, 5, 9, 13, 2, 6, 10, 14, 3, 7, 11, 15));
@@ -41,11 +38,9 @@ inline void ScaleSquare(const float* from, ptrdiff_t plane_words, const Requanti
     const float *sums = from + 4 * w * plane_words, *scales = by.scales + 4 * w;
     __m512i filters[4];
     for (int f = 0; f < 4; ++f) {
-      filters[f] = Scaled(_mm512_loadu_si512(sums + f * plane_words), _mm512_set1_ps(scales[f]), high);
+      filters[f] = Scaled(_mm512_loadu_si512(sums + f * plane_words), _mm512_set1_ps(scales[f]), by);
     }
-    const __m512i ab = _mm512_adds_epi16(_mm512_packs_epi32(filters[0], filters[1]), zero),
-                  cd = _mm512_adds_epi16(_mm512_packs_epi32(filters[2], filters[3]), zero);
-    words[w] = _mm512_shuffle_epi8(_mm512_max_epi8(_mm512_packs_epi16(ab, cd), low), order);
+    words[w] = _mm512_shuffle_epi8(Bytes(filters[0], filters[1], filters[2], filters[3], by), order);
   }
   const __m512i a = _mm512_unpacklo_epi32(words[0], words[1]), b = _mm512_unpackhi_epi32(words[0], words[1]),
                 c = _mm512_unpacklo_epi32(words[2], words[3]), d = _mm512_unpackhi_epi32(words[2], words[3]);

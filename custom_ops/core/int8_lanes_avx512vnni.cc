@@ -42,11 +42,11 @@ inline Vector Prepared(Vector v) {  // without sign
 }  // namespace
 
 const Kernel kInt8LanesAvx512Vnni = {
-    "int8_lanes_avx512vnni", Int8Supported, kRegisters, Multiply, &kLaneKernel, nullptr, 0x80};
+    "int8_lanes_avx512vnni", Int8Supported, kRegisters, Multiply, &kLaneKernel, nullptr, kFlip};
 const Kernel kInt8PairsAvx512Vnni = {
-    "int8_pairs_avx512vnni", Int8Supported, kRegisters, Multiply, &kPairKernel, nullptr, 0x80};
+    "int8_pairs_avx512vnni", Int8Supported, kRegisters, Multiply, &kPairKernel, nullptr, kFlip};
 const Kernel kInt8QuadsAvx512Vnni = {
-    "int8_quads_avx512vnni", Int8Supported, kRegisters, Multiply, &kQuadKernel, nullptr, 0x80};
+    "int8_quads_avx512vnni", Int8Supported, kRegisters, Multiply, &kQuadKernel, nullptr, kFlip};
 
 }  // namespace tfc
 

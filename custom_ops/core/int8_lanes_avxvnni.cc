@@ -55,11 +55,11 @@ inline Vector Prepared(const Vector& v) { return {WithoutSign(v.low), WithoutSig
 }  // namespace
 
 const Kernel kInt8LanesAvxVnni = {"int8_lanes_avxvnni", Int8Supported, kRegisters, Multiply,
-                                  &kLaneKernel,         nullptr,       0x80};
+                                  &kLaneKernel,         nullptr,       kFlip};
 const Kernel kInt8PairsAvxVnni = {"int8_pairs_avxvnni", Int8Supported, kRegisters, Multiply,
-                                  &kPairKernel,         nullptr,       0x80};
+                                  &kPairKernel,         nullptr,       kFlip};
 const Kernel kInt8QuadsAvxVnni = {"int8_quads_avxvnni", Int8Supported, kRegisters, Multiply,
-                                  &kQuadKernel,         nullptr,       0x80};
+                                  &kQuadKernel,         nullptr,       kFlip};
 
 }  // namespace tfc
 

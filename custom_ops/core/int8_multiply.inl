@@ -8,14 +8,14 @@ float Multiply(int32_t times) {
   const Weights weights = LoadWeights(bytes);
   for (int32_t i = 0; i < times; ++i) {
     for (int v = 0; v < kRegisters; ++v) {
-      sums[v] = Dot(sums[v], reinterpret_cast<const uint8_t*>(bytes) + 4 * (v % kLanes), weights);
+      sums[v] = Dot<0>(sums[v], reinterpret_cast<const uint8_t*>(bytes) + 4 * (v % kLanes), weights);
     }
   }
   int8_t out[kLanes];
   float all = 0;
   const float scales[kLanes] = {1.0f};
   for (const Sums& each : sums) {
-    StoreScaled(out, kLanes, each, {scales, -128.0f, 127.0f, 0, {}}, nullptr);
+    StoreAllScaled(out, each, {scales, -128.0f, 127.0f, 0, {}, false}, nullptr);
     all += out[0];
   }
   return all;

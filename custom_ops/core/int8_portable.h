@@ -24,6 +24,9 @@ inline Sums LoadSums(const int32_t* from) {
 }
 inline Weights LoadWeights(const int8_t* from) { return {from}; }
 
+constexpr uint8_t kFlip = 0;
+
+template <uint8_t>
 inline Sums Dot(Sums sums, const uint8_t* word, Weights weights) {
   for (int i = 0; i < kLanes; ++i) {
     int32_t sum = 0;

@@ -3,13 +3,9 @@
 //   StoreAllScaled(to, sums, by, residual)
 //
 // for 16 sums: times their scales, between bounds, rounded to even, and a zero added; then a residual, if it is
-// not NULL. Of the last filters there may be fewer.
-inline void StoreScaled(int8_t* to, int32_t filters, const Sums& sums, const Requantization& by,
-                        const int8_t* residual) {
-  if (filters == kLanes) {
-    StoreAllScaled(to, sums, by, residual);
-    return;
-  }
+// not NULL. This is for the last filters, where there are fewer.
+inline void StoreSomeScaled(int8_t* to, int32_t filters, const Sums& sums, const Requantization& by,
+                            const int8_t* residual) {
   int8_t all[kLanes], others[kLanes] = {};
   for (int32_t i = 0; residual != nullptr && i < filters; ++i) others[i] = residual[i];
   StoreAllScaled(all, sums, by, residual == nullptr ? nullptr : others);

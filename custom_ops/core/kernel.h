@@ -35,6 +35,7 @@ struct Requantization {
   float low, high;
   int32_t zero;
   Addition addition;  // where there is a residual
+  bool large;         // whether a sum times its scale may be more than 32 bits hold
 };
 
 // The sums of some filters over a block of words, for one register tile of rows x columns vectors.
@@ -157,6 +158,7 @@ struct BlockJob {
   float low, high;
 
   // In int8, where there is but one block of words:
+  uint8_t flip;                   // the kernel's, if bytes of the input are not yet combined with it, or 0
   Requantization requantization;  // of the first block of filters
   const int8_t* residual;         // like the output, what is added
 };

@@ -137,6 +137,8 @@ tfc_status MakeInt8Plan(std::shared_ptr<const Structure> structure, const tfc_in
   std::copy_n(requantization.scales, shape.filters, numbers.scales.begin());
   numbers.requantization = requantization;
   numbers.requantization.scales = nullptr;
+  constexpr float kMostScale = 0.5f;  // of sums, which are at most 2^31
+  numbers.large = *std::max_element(numbers.scales.begin(), numbers.scales.begin() + shape.filters) > kMostScale;
   numbers.adds = addition != nullptr;
   numbers.addition = {};
   if (addition != nullptr) {

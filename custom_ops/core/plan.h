@@ -37,12 +37,17 @@ struct Int8Numbers {
   tfc_requantization requantization;  // but its scales
   bool adds;                          // a residual
   Addition addition;
+  bool large;  // as `Requantization` tells
 
   // For the filters from that one on.
   Requantization From(int32_t filter) const {
     const tfc_requantization& r = requantization;
-    return {scales.data() + filter, static_cast<float>(r.low - r.output_zero),
-            static_cast<float>(r.high - r.output_zero), r.output_zero, addition};
+    return {scales.data() + filter,
+            static_cast<float>(r.low - r.output_zero),
+            static_cast<float>(r.high - r.output_zero),
+            r.output_zero,
+            addition,
+            large};
   }
 };
 

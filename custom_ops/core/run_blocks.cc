@@ -157,6 +157,7 @@ class Runner {
     job->bias = numbers.bias.data() + chunk.first_block * kLanes;
     job->requantization = numbers.From(chunk.first_block * kLanes);
     job->residual = maps_.residual == nullptr ? nullptr : static_cast<const int8_t*>(maps_.residual) + output;
+    job->flip = tiling_.copies ? 0 : outline_.kernel->flip;
     const BlockStep& step = chunk.steps.front();  // the only one
     job->values = numbers.values.data() + step.first_entry * kLanes * kWordBytes;
     RunStep(step, job);

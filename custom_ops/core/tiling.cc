@@ -16,6 +16,8 @@ constexpr int32_t kLineBytes = 64;
 // By slices, of a vector of sums, and of one that is packed.
 constexpr double kJoinsOfVector[] = {0, 0, 1, 0, 2}, kJoinsOfPacked[] = {0, 0, 3, 0, 4};
 constexpr double kBehind = 2.5;  // so much faster do weights come that are waited for while others are multiplied
+constexpr int32_t kBlocksOfCache[] = {1, 2};  // how many times the first-level cache a block of channels may be
+constexpr double kMissed = 0.5;  // what a line takes that is not in that, beside what multiplying a vector does
 
 CacheBytes ReadCacheBytes() {
   CacheBytes bytes;
@@ -38,7 +40,7 @@ int32_t RoundedBlock(int32_t channels) {
 }
 
 Tiling Cut(const LaneKernel& kernel, const Tile& tile, int32_t lane_rows, const tfc_shape& shape, OutputSize size,
-           bool in_place) {
+           bool in_place, int32_t caches) {
   Tiling t;
   t.tile = tile;
   t.together = kernel.together;
@@ -58,7 +60,7 @@ Tiling Cut(const LaneKernel& kernel, const Tile& tile, int32_t lane_rows, const 
   }
   const int64_t lines = int64_t{t.Positions()} * t.slices;
   t.plane_lines = lines < kMostPlaces ? static_cast<int32_t>(lines) | (in_place ? 0 : 1) : kMostPlaces;
-  const int64_t bytes = t.together == 1 ? Caches().block : Caches().near / 8;
+  const int64_t bytes = t.together == 1 ? int64_t{caches} * Caches().block : Caches().near / 8;
   const int64_t lines_of_block = std::min<int64_t>(bytes / kLineBytes, kMostPlaces / t.Places());
   t.block_channels = RoundedBlock(static_cast<int32_t>(lines_of_block / t.plane_lines));
   t.chunk_filters = std::max(1, Caches().sums / kLineBytes / t.Vectors() / kLanes) * kLanes;
@@ -120,19 +122,29 @@ double WordsOf(const Tiling& t, const Work& work, double begun) {
   return (static_cast<double>(whole) + filled_up) / t.slices;
 }
 
+// The share of lines that are not in the first-level cache when they are read.
+double MissedShare(const Tiling& t, const Work& work) {
+  const double lines = std::min(t.block_channels, std::max(work.channels, 1)) * double(t.plane_lines);
+  return std::max(0.0, 1 - Caches().block / (lines * kLineBytes));
+}
+
 Costs Counts(const Tiling& t, const tfc_shape& shape, const Work& work) {
   const double vectors = t.Vectors(), filters = shape.filters;
   const double blocks = CeilDiv(std::max(work.channels, 1), t.block_channels);
   const double weights = WordsOf(t, work, filters * blocks);
   const double planes =
       CeilDiv(shape.filters, t.chunk_filters) * t.Positions() * static_cast<double>(work.channels) * t.slices;
+  // Where a block has fewer than are packed at a time, the others are packed in vain.
+  const int32_t together = std::min(work.channels, kLanes);
+  const bool packed = !work.in_place && !work.tiled.input;
+  const double again = packed && t.block_channels < together ? double(together) / t.block_channels : 1;
   Costs counts{};
   counts[kRegion] = 1;
   if (t.together == 1) {
     counts[kFilter] = filters * blocks;
     counts[kSum] = filters * blocks * vectors;
     counts[kWeight] = weights;
-    counts[kVector] = weights * vectors;
+    counts[kVector] = weights * vectors * (1 + t.slices * kMissed * MissedShare(t, work));
     counts[kJoined] = weights * vectors * kJoinsOfVector[t.slices] + planes * kJoinsOfPacked[t.slices];
     if (!work.tiled.output) counts[kUnpacked] = filters * vectors;
   } else {
@@ -142,7 +154,7 @@ Costs Counts(const Tiling& t, const tfc_shape& shape, const Work& work) {
     counts[kSquareVector] = counts[kSquare] * vectors;
     counts[kCopiedVector] = squares.any * vectors;
   }
-  counts[work.in_place ? kTouched : work.tiled.input ? kGathered : kPacked] = planes;
+  counts[work.in_place ? kTouched : work.tiled.input ? kGathered : kPacked] = planes * again;
   for (double& count : counts) count *= t.Regions();
   if (shape.channels % work.depth != 0) {  // word by word
     counts[kCopied] = double(shape.height) * shape.width * CeilDiv(shape.channels, work.depth);
@@ -163,12 +175,14 @@ Tiling ChooseTiling(const LaneKernel& kernel, const tfc_shape& shape, OutputSize
   for (int32_t i = 0; i < kernel.tile_count; ++i) {
     for (int32_t lane_rows = 1; lane_rows <= (kernel.slices > 1 ? 1 : kLanes); lane_rows *= 2) {
       if (!Wanted(work.tiles, kernel.tiles[i], lane_rows)) continue;
-      const Tiling tiling = Cut(kernel, kernel.tiles[i], lane_rows, shape, size, work.in_place);
-      if (tiling.plane_lines >= kMostPlaces / tiling.Places()) continue;
-      const double cost = Total(Counts(tiling, shape, work), Typical(work.depth));
-      if (cost < least) {
-        least = cost;
-        best = tiling;
+      for (const int32_t caches : kBlocksOfCache) {
+        const Tiling tiling = Cut(kernel, kernel.tiles[i], lane_rows, shape, size, work.in_place, caches);
+        if (tiling.plane_lines >= kMostPlaces / tiling.Places()) continue;
+        const double cost = Total(Counts(tiling, shape, work), Typical(work.depth));
+        if (cost < least) {
+          least = cost;
+          best = tiling;
+        }
       }
     }
   }
