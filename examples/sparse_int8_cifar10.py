@@ -7,11 +7,13 @@ with as many epochs for each: single weights, four input channels (1x4), and tho
 together (4x4, 16x4), as the int8 kernels of the delegate leave them out. Every result is exported in
 float32 and in int8, calibrated on training images, and timed in LiteRT on one thread, with the delegate
 of tfcompress and without it, in turn. Each finished run is written to the JSON at once: stop at any
-time, and the same command goes on. Without the data the script falls back to scikit-learn's digits.
+time, and the same command goes on. Networks that the folder has are not trained again: without its JSON
+they are but measured. Without the data the script falls back to scikit-learn's digits.
 """
 
 import functools
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -54,39 +56,43 @@ def main(argv: list[str]) -> None:
     settings = studies.settings(images, **own, rates=rates, kernels=kernels)
     results = studies.Results(out / "results.json", settings, ("method", "sparsity", "seed"))
     for seed in map(int, FLAGS.seeds):
-        file = out / f"dense-seed{seed}.keras"
-        results.once(functools.partial(dense, images, file), method="dense", sparsity=0.0, seed=seed)
-        for pattern in FLAGS.patterns:
-            for sparsity in map(float, FLAGS.sparsities):
-                run = functools.partial(pruned, images, file, PATTERNS[pattern], sparsity)
-                results.once(run, method=pattern, sparsity=sparsity, seed=seed)
+        start = out / f"dense-seed{seed}.keras"  # vgg-begun-seed0.keras of deep_compression.py is the same
+        trainings = {("dense", 0.0): functools.partial(dense, images)} | {
+            (name, sparsity): functools.partial(pruned, images, start, PATTERNS[name], sparsity)
+            for name in FLAGS.patterns
+            for sparsity in map(float, FLAGS.sparsities)
+        }
+        for (name, sparsity), train in trainings.items():
+            file = start if name == "dense" else out / f"{name}-{sparsity:g}-seed{seed}.keras"
+            run = functools.partial(measured, file, train, images)
+            results.once(run, method=name, sparsity=sparsity, seed=seed)
     report(results.runs, out)
 
 
-def dense(images: datasets.Images, file: Path) -> dict:
-    """Trained, unless the folder has it: `vgg-begun-seed0.keras` of deep_compression.py is the same."""
-    if not file.exists():
-        model = networks.vgg(images.train[0].shape[1:], images.classes, FLAGS.width)
-        studies.train(model, images, FLAGS.epochs, RATE)
-        model.save(file)
-    return measured(keras.saving.load_model(file, compile=False), images)
+def dense(images: datasets.Images) -> keras.Model:
+    model = networks.vgg(images.train[0].shape[1:], images.classes, FLAGS.width)
+    studies.train(model, images, FLAGS.epochs, RATE)
+    return model
 
 
-def pruned(images: datasets.Images, file: Path, block: tuple[int, int], sparsity: float) -> dict:
+def pruned(images: datasets.Images, start: Path, block: tuple[int, int], sparsity: float) -> keras.Model:
     """More and more zeros in the first two thirds of the steps; then masks are final."""
     last = FLAGS.sparse_epochs * studies.steps_per_epoch(images) * 2 // 3
     schedule = Polynomial(0.0, sparsity, end_step=last, frequency=max(1, last // 20))
     rule = MagnitudePruning(schedule, block=block)
-    model = tfcompress.wrap(keras.saving.load_model(file, compile=False), rule, exclude=ENDS)
+    model = tfcompress.wrap(keras.saving.load_model(start, compile=False), rule, exclude=ENDS)
     studies.train(model, images, FLAGS.sparse_epochs, TUNE_RATE, [callbacks.UpdateMasks()])
-    return measured(tfcompress.strip(model), images)
+    return tfcompress.strip(model)
 
 
 # ------------------------------------------------------------------ measuring
 
 
-def measured(model: keras.Model, images: datasets.Images) -> dict:
+def measured(file: Path, train: Callable[[], keras.Model], images: datasets.Images) -> dict:
     """As a float32 file, as an int8 file, and as one whose zeros are left out."""
+    if not file.exists():
+        train().save(file)
+    model = keras.saving.load_model(file, compile=False)
     in_int8 = {"quantization": "int8", "representative_data": images.train[0][:CALIBRATION]}
     with tempfile.TemporaryDirectory() as folder:
         files = {name: Path(folder, f"{name}.tflite") for name in ("float32", "int8", "int8_sparse")}

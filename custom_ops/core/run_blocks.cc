@@ -187,7 +187,7 @@ class Runner {
 tfc_status RunBlocks(const tfc_plan& plan, const Maps& maps, int32_t batch, int32_t threads) {
   const Outline& outline = plan.structure->outline;
   const int32_t bands = outline.block_tiling.bands, shares = outline.block_tiling.Shares(outline.size);
-  return ShareOut(int64_t{batch} * bands, shares, threads, [&](const auto& tasks) {
+  return ShareOut(false, int64_t{batch} * bands, shares, threads, [&](const auto& tasks) {
     Runner runner(plan, maps);
     if (!runner.Ready()) return false;
     tasks([&](int64_t region, int32_t first, int32_t count) {

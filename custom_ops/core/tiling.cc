@@ -16,8 +16,8 @@ constexpr int32_t kLineBytes = 64;
 // By slices, of a vector of sums, and of one that is packed.
 constexpr double kJoinsOfVector[] = {0, 0, 1, 0, 2}, kJoinsOfPacked[] = {0, 0, 3, 0, 4};
 constexpr double kBehind = 2.5;  // so much faster do weights come that are waited for while others are multiplied
-constexpr int32_t kBlocksOfCache[] = {1, 2};  // how many times the first-level cache a block of channels may be
-constexpr double kMissed = 0.5;  // what a line takes that is not in that, beside what multiplying a vector does
+constexpr int32_t kMostCaches = 2;  // how many times the first-level cache a block may be, where words are whole
+constexpr double kMissed = 0.5;     // what a line takes that is not in that, beside what multiplying a vector does
 
 CacheBytes ReadCacheBytes() {
   CacheBytes bytes;
@@ -144,7 +144,7 @@ Costs Counts(const Tiling& t, const tfc_shape& shape, const Work& work) {
     counts[kFilter] = filters * blocks;
     counts[kSum] = filters * blocks * vectors;
     counts[kWeight] = weights;
-    counts[kVector] = weights * vectors * (1 + t.slices * kMissed * MissedShare(t, work));
+    counts[kVector] = weights * vectors * (1 + kMissed * MissedShare(t, work));
     counts[kJoined] = weights * vectors * kJoinsOfVector[t.slices] + planes * kJoinsOfPacked[t.slices];
     if (!work.tiled.output) counts[kUnpacked] = filters * vectors;
   } else {
@@ -175,7 +175,7 @@ Tiling ChooseTiling(const LaneKernel& kernel, const tfc_shape& shape, OutputSize
   for (int32_t i = 0; i < kernel.tile_count; ++i) {
     for (int32_t lane_rows = 1; lane_rows <= (kernel.slices > 1 ? 1 : kLanes); lane_rows *= 2) {
       if (!Wanted(work.tiles, kernel.tiles[i], lane_rows)) continue;
-      for (const int32_t caches : kBlocksOfCache) {
+      for (int32_t caches = 1; caches <= (kernel.slices == 1 ? kMostCaches : 1); ++caches) {
         const Tiling tiling = Cut(kernel, kernel.tiles[i], lane_rows, shape, size, work.in_place, caches);
         if (tiling.plane_lines >= kMostPlaces / tiling.Places()) continue;
         const double cost = Total(Counts(tiling, shape, work), Typical(work.depth));
