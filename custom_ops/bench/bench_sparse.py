@@ -3,15 +3,15 @@
     python custom_ops/bench/bench_sparse.py [--layers] [--models] [--threads 1] [--out FILE.json]
 
 Single layers are .tflite files of one convolution with ReLU, NHWC in and out, in int8 from end to end where
-that is asked for; networks are those of keras.applications at 224 x 224. Weights that stay are at random places (`--block 16`: blocks of 16
-neighbouring filters are; `--block 0`: whole columns of the kernel, of all filters; `--inputs 4`: of so many
-neighbouring input channels). `--dtype int8` takes files in int8, against XNNPACK in int8, and with
-`--without-amx` neither has AMX, as on most processors. In one process both
+that is asked for; networks are those of keras.applications at 224 x 224. Weights that stay are at random
+places (`--block 16`: blocks of 16 neighbouring filters are; `--block 0`: whole columns of the kernel, of all
+filters; `--inputs 4`: of so many neighbouring input channels). `--dtype int8` takes files in int8, against
+XNNPACK in int8, and with `--without-amx` neither has AMX, as on most processors. In one process both
 interpreters run in turn, A B A B ..., and a figure is the median over rounds of the ratio of their times in
 that round. Beside it: TensorFlow's dense convolution (oneDNN), and what bounds any convolution, so that a
-layer's distance from it shows: `compute_us`, the multiplications that are left at the peak that the processor
-reached just then, and `copy_us`, a copy of as many bytes as input and output have, in turn with the rest.
-Layers in float32 are forced upon the delegate, networks and what is in int8 are not.
+layer's distance from it shows: `compute_us`, the multiplications that are left at the peak that the
+processor reached just then, and `copy_us`, a copy of as many bytes as input and output have, in turn with
+the rest. Layers in float32 are forced upon the delegate, networks and what is in int8 are not.
 """
 
 import argparse
@@ -271,7 +271,7 @@ def thinned(content: bytes, sparsity: float, seed: int = 0) -> bytes:
 
 
 def int8_layer(model: keras.Model) -> bytes:
-    """In int8 from end to end, as in the middle of a network: files that users export take and return floats."""
+    """From int8 to int8, as in the middle of a network; files for users take and return floats."""
     examples = np.random.default_rng(1).normal(size=(8, 1, *model.input_shape[1:])).astype("float32")
     with tempfile.TemporaryDirectory() as folder:
         model.export(folder, verbose=False)
