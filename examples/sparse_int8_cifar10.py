@@ -91,7 +91,9 @@ def pruned(images: datasets.Images, start: Path, block: tuple[int, int], sparsit
 def measured(file: Path, train: Callable[[], keras.Model], images: datasets.Images) -> dict:
     """As a float32 file, as an int8 file, and as one whose zeros are left out."""
     if not file.exists():
-        train().save(file)
+        written = file.with_name(f"new-{file.name}")  # a file of that name is a whole one
+        train().save(written)
+        written.replace(file)
     model = keras.saving.load_model(file, compile=False)
     in_int8 = {"quantization": "int8", "representative_data": images.train[0][:CALIBRATION]}
     with tempfile.TemporaryDirectory() as folder:

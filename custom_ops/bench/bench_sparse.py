@@ -8,10 +8,11 @@ places (`--block 16`: blocks of 16 neighbouring filters are; `--block 0`: whole 
 filters; `--inputs 4`: of so many neighbouring input channels). `--dtype int8` takes files in int8, against
 XNNPACK in int8, and with `--without-amx` neither has AMX, as on most processors. In one process both
 interpreters run in turn, A B A B ..., and a figure is the median over rounds of the ratio of their times in
-that round. Beside it: TensorFlow's dense convolution (oneDNN), and what bounds any convolution, so that a
-layer's distance from it shows: `compute_us`, the multiplications that are left at the peak that the
-processor reached just then, and `copy_us`, a copy of as many bytes as input and output have, in turn with
-the rest. Layers in float32 are forced upon the delegate, networks and what is in int8 are not.
+that round; with more than one thread each runs for a while before it is timed. Beside it: TensorFlow's dense
+convolution (oneDNN), and what bounds any convolution, so that a layer's distance from it shows:
+`compute_us`, the multiplications that are left at the peak that the processor reached just then, and
+`copy_us`, a copy of as many bytes as input and output have, in turn with the rest. Layers in float32 are
+forced upon the delegate, networks and what is in int8 are not.
 """
 
 import argparse
@@ -73,6 +74,7 @@ MODELS: dict[str, dict[str, Any]] = {
 }
 MOST_SECONDS = 20.0  # for the rounds of one figure
 LEAST_ROUNDS = 5
+SETTLE_SECONDS = 0.05
 
 
 def main() -> None:
@@ -317,10 +319,18 @@ def in_turn(calls: list[Callable[[], None]]) -> list[list[float]]:
         if len(times[0]) >= LEAST_ROUNDS and time.perf_counter() - start > MOST_SECONDS:
             break
         for call, mine in zip(calls, times, strict=True):
+            settle(call)
             begin = time.perf_counter()
             call()
             mine.append(time.perf_counter() - begin)
     return times
+
+
+def settle(call: Callable[[], None]) -> None:
+    """Calls until threads of whoever was called before sleep: for a while they wait for work on a processor."""
+    end = time.perf_counter() + (SETTLE_SECONDS if OPTIONS.threads > 1 else 0)
+    while time.perf_counter() < end:
+        call()
 
 
 def figures(stock: list[float], ours: list[float]) -> dict:

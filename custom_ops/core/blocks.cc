@@ -39,10 +39,10 @@ bool Cut(const Kernel& kernel, const BlockTile& tile, const tfc_shape& s, Output
   t->depth = work.depth;
   t->words = CeilDiv(s.channels, work.depth);
   const bool padded = s.pad_top + int64_t{s.pad_bottom} + s.pad_left + s.pad_right > 0;
-  const bool needed = padded || s.channels % work.depth != 0;
-  if (needed ? !copies : copies && kernel.flip == 0) return false;
+  const bool must = padded || s.channels % work.depth != 0, may = must || kernel.flip != 0;
+  if (copies ? !may : must) return false;
   t->copies = copies;
-  t->flips = !copies && kernel.flip != 0;
+  t->flip = copies ? 0 : kernel.flip;
   const int64_t width =
       padded ? std::max<int64_t>(Span(size.width, s.stride_width, s.kernel_width, s.dilation_width), 1) : s.width;
   const int64_t tile_words = RowsRead(s, tile.rows) * width * t->words;
@@ -101,7 +101,7 @@ Costs BlockCounts(const BlockTiling& t, const tfc_shape& s, OutputSize size, con
   counts[kBlock] = tiles * steps * blocks;
   counts[kBlockSum] = counts[kBlock] * pixels;
   counts[kEntry] = tiles * entries;
-  counts[kEntryVector] = counts[kEntry] * pixels * (t.flips ? kFlipping : 1);
+  counts[kEntryVector] = counts[kEntry] * pixels * (t.flip != 0 ? kFlipping : 1);
   AddBytes(entries * (sizeof(int32_t) + kLanes * kWordBytes), &counts);
   if (t.copies) counts[kCopied] = double(t.bands) * RowsRead(s, t.band_rows) * t.width * t.words / kLanes;
   return counts;

@@ -15,7 +15,7 @@ struct BlockTiling {
   BlockTile tile;
   int32_t depth, words;      // input channels in a word, words of a pixel
   bool copies;               // whether rows are copied, to have zeros around them, or bytes as they are multiplied
-  bool flips;                // whether bytes are combined with the kernel's `flip` when they are multiplied
+  uint8_t flip;              // as `BlockJob` has it
   int32_t width;             // pixels of a row that is read
   int32_t bands, band_rows;  // rows of outputs that are made together; the last band has those that remain
   int32_t block_words;       // so many of each pixel are in the first-level cache at a time

@@ -51,6 +51,7 @@ inline void StoreAllScaled(int8_t* to, Sums sums, const Requantization& by, cons
   _mm_storeu_si128(reinterpret_cast<__m128i*>(to), _mm512_cvtepi32_epi8(rounded));
 }
 
+// Clamped only where 32 bits may not hold them; bytes are clamped later.
 inline __m512i Scaled(__m512i sums, __m512 scales, const Requantization& by) {
   __m512 scaled = _mm512_mul_ps(_mm512_cvtepi32_ps(sums), scales);
   if (by.large) scaled = _mm512_min_ps(scaled, _mm512_set1_ps(by.high));

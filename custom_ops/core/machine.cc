@@ -348,7 +348,7 @@ double SparseSeconds(const Outline& outline, const Costs& each, int32_t threads)
   const Costs counts = CountsOf(outline);
   const double regions = lanes ? outline.tiling.Regions() : outline.block_tiling.bands;
   const int32_t shares = lanes ? kShares : outline.block_tiling.Shares(outline.size);
-  const double parts = PartsOf(lanes, static_cast<int64_t>(regions), shares, threads);
+  const double parts = PartsOf(static_cast<int64_t>(regions), shares, threads);
   double preparing = 0;
   for (const Cost kind : {kRegion, kPacked, kGathered, kTouched}) preparing += counts[kind] * each[kind];
   const double part = (Total(counts, each) - preparing) / parts + preparing;

@@ -20,16 +20,9 @@ struct Maps {
   void* output;
 };
 
-// Into how many parts the work of a region is divided: few regions may leave threads without any. Parts of a map
-// in planes prepare the input anew, so that a fifth of the time is left to waste before they are; others, of which
-// each takes rows of its own, are some for each thread, since one may come late.
-inline int32_t PartsOf(bool planes, int64_t regions, int32_t shares, int32_t threads) {
-  constexpr int64_t kPartsOfThread = 4;
-  if (threads == 1) return 1;
-  if (!planes) {
-    const int64_t parts = (kPartsOfThread * threads + regions - 1) / regions;
-    return static_cast<int32_t>(std::min<int64_t>(shares, parts));
-  }
+// Into how many parts the work of a region is divided: few regions may leave threads without any. Each part
+// prepares the input anew, so that a fifth of the time is left to waste before it is.
+inline int32_t PartsOf(int64_t regions, int32_t shares, int32_t threads) {
   const int64_t rounds = (regions + threads - 1) / threads;
   return rounds * threads * 5 > regions * 6 ? std::min(shares, threads) : 1;
 }
@@ -72,8 +65,8 @@ class Tasks {
 // calls `tasks(work)`, and that calls `work(region, first share, shares)` until nothing is left; false where
 // there is no memory.
 template <typename RunTasks>
-tfc_status ShareOut(bool planes, int64_t regions, int32_t shares, int32_t threads, const RunTasks& run) {
-  const int32_t parts = PartsOf(planes, regions, shares, threads);
+tfc_status ShareOut(int64_t regions, int32_t shares, int32_t threads, const RunTasks& run) {
+  const int32_t parts = PartsOf(regions, shares, threads);
   const int64_t count = regions * parts;
   threads = static_cast<int32_t>(std::min<int64_t>(threads, std::max<int64_t>(count, 1)));
   Tasks all(count, threads);

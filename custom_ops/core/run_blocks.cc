@@ -157,7 +157,7 @@ class Runner {
     job->bias = numbers.bias.data() + chunk.first_block * kLanes;
     job->requantization = numbers.From(chunk.first_block * kLanes);
     job->residual = maps_.residual == nullptr ? nullptr : static_cast<const int8_t*>(maps_.residual) + output;
-    job->flip = tiling_.copies ? 0 : outline_.kernel->flip;
+    job->flip = tiling_.flip;
     const BlockStep& step = chunk.steps.front();  // the only one
     job->values = numbers.values.data() + step.first_entry * kLanes * kWordBytes;
     RunStep(step, job);
@@ -187,7 +187,7 @@ class Runner {
 tfc_status RunBlocks(const tfc_plan& plan, const Maps& maps, int32_t batch, int32_t threads) {
   const Outline& outline = plan.structure->outline;
   const int32_t bands = outline.block_tiling.bands, shares = outline.block_tiling.Shares(outline.size);
-  return ShareOut(false, int64_t{batch} * bands, shares, threads, [&](const auto& tasks) {
+  return ShareOut(int64_t{batch} * bands, shares, threads, [&](const auto& tasks) {
     Runner runner(plan, maps);
     if (!runner.Ready()) return false;
     tasks([&](int64_t region, int32_t first, int32_t count) {

@@ -413,7 +413,7 @@ class Runner {
 tfc_status RunLanes(const tfc_plan& plan, const Maps& maps, int32_t batch, int32_t threads) {
   const Tiling& tiling = plan.structure->outline.tiling;
   const auto shares = static_cast<int32_t>(plan.structure->stream.chunks.size()) * kShares;
-  return ShareOut(true, int64_t{batch} * tiling.Regions(), shares, threads, [&](const auto& tasks) {
+  return ShareOut(int64_t{batch} * tiling.Regions(), shares, threads, [&](const auto& tasks) {
     Runner runner(plan, maps);
     if (!runner.Ready()) return false;
     tasks([&](int64_t region, int32_t first, int32_t count) {
