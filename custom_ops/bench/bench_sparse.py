@@ -327,7 +327,7 @@ def in_turn(calls: list[Callable[[], None]]) -> list[list[float]]:
 
 
 def settle(call: Callable[[], None]) -> None:
-    """Calls until threads of whoever was called before sleep: for a while they wait for work on a processor."""
+    """Calls until threads of whoever was called before sleep: before that they wait on a processor."""
     end = time.perf_counter() + (SETTLE_SECONDS if OPTIONS.threads > 1 else 0)
     while time.perf_counter() < end:
         call()
