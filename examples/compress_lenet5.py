@@ -86,9 +86,7 @@ def train(model: keras.Model, images: datasets.Images, epochs: int, *extra: kera
     rate = keras.optimizers.schedules.CosineDecay(RATE, epochs * studies.steps_per_epoch(images, BATCH))
     optimizer = keras.optimizers.SGD(rate, momentum=0.9, weight_decay=5e-4)
     model.compile(optimizer, "sparse_categorical_crossentropy", steps_per_execution=2)
-    model.fit(
-        studies.augmented(images, BATCH), epochs=epochs, shuffle=False, verbose=0, callbacks=list(extra)
-    )
+    studies.fit(model, studies.augmented(images, BATCH), epochs, extra)
 
 
 def last_update(images: datasets.Images) -> int:

@@ -66,9 +66,9 @@ PLANS = {
         lambda *about: networks.vgg(*about, FLAGS.width),
         lambda: datasets.load(FLAGS.data_dir),
         (6, 6, 1),
-        (0.02, 0.01, 1e-4),
-        0.92,
-        40,
+        (0.02, 0.02, 1e-4),
+        0.905,
+        36,
     ),
 }
 STAGES = ("dense", "pruned", "shared")
@@ -165,7 +165,7 @@ def train_values(study: Study, model: keras.Model) -> None:
     steps = study.plan.length(2) * studies.steps_per_epoch(study.images)
     rate = keras.optimizers.schedules.CosineDecay(study.plan.rates[2], steps)
     model.compile(keras.optimizers.Adam(rate), "sparse_categorical_crossentropy", steps_per_execution=10)
-    model.fit(studies.augmented(study.images), epochs=study.plan.length(2), shuffle=False, verbose=0)
+    studies.fit(model, studies.augmented(study.images), study.plan.length(2))
 
 
 RUNS = {"dense": dense, "pruned": pruned, "shared": shared}
@@ -184,7 +184,7 @@ def settings() -> dict:
         }
         for name, plan in PLANS.items()
     }
-    return {"plans": plans, "width": FLAGS.width, "shorten": FLAGS.shorten}
+    return {"plans": plans, "width": FLAGS.width, "shorten": FLAGS.shorten, **studies.numbers()}
 
 
 def report(runs: list[dict], out: Path) -> None:

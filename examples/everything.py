@@ -124,7 +124,7 @@ def shared(study: Study) -> dict:
     """Few values, trained for an epoch."""
     model = tfcompress.share(study.load("distilled"), FLAGS.bits)
     model.compile(keras.optimizers.Adam(1e-4), "sparse_categorical_crossentropy", steps_per_execution=10)
-    model.fit(studies.augmented(study.images), epochs=1, shuffle=False, verbose=0)
+    studies.fit(model, studies.augmented(study.images))
     return kept(tfcompress.strip(model), study, "shared")
 
 

@@ -66,7 +66,7 @@ def entropy(images: datasets.Images, seed: int, out: Path) -> dict:
     batches = studies.steps_per_epoch(images) * FLAGS.tune_epochs // 2
 
     def retrain(small: keras.Model) -> None:
-        small.fit(studies.augmented(images).repeat().take(batches // steps), shuffle=False, verbose=0)
+        studies.fit(small, studies.augmented(images).repeat().take(batches // steps))
 
     small = tfcompress.prune_layerwise(
         model, "entropy", budget={"macs": FLAGS.macs}, data=calibration, retrain=retrain

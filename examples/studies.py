@@ -22,6 +22,9 @@ BATCH, SMALL_BATCH = 128, 32
 RATE = 0.1  # of a first training
 SHIFTS = {"CIFAR-10": 4, "digits at 28x28": 2}  # pixels
 _FLAG = re.compile(r"^--[\w-]+")
+_BFLOAT16 = "auto_mixed_precision_onednn_bfloat16"
+
+flags.DEFINE_bool("bfloat16", False, "Train in bfloat16 what can be: faster where a processor has it.")
 
 
 def run(main: Callable[[list[str]], None]) -> None:
@@ -49,7 +52,21 @@ def train(
 ) -> keras.callbacks.History:
     """SGD with momentum; the learning rate falls from `rate` to 0 along a cosine."""
     compile_for(model, keras.optimizers.schedules.CosineDecay(rate, epochs * steps_per_epoch(images)))
-    return model.fit(augmented(images), epochs=epochs, shuffle=False, verbose=0, callbacks=list(callbacks))
+    return fit(model, augmented(images), epochs, callbacks)
+
+
+def fit(
+    model: keras.Model,
+    batches: tf.data.Dataset,
+    epochs: int = 1,
+    callbacks: Iterable[keras.callbacks.Callback] = (),
+) -> keras.callbacks.History:
+    """Trains a compiled model; what is computed later is in float32 again."""
+    tf.config.optimizer.set_experimental_options({_BFLOAT16: flags.FLAGS.bfloat16})
+    try:
+        return model.fit(batches, epochs=epochs, shuffle=False, verbose=0, callbacks=list(callbacks))
+    finally:
+        tf.config.optimizer.set_experimental_options({_BFLOAT16: False})
 
 
 def train_small(model: keras.Model, images: datasets.Images, epochs: int, rate: float) -> None:
@@ -153,7 +170,12 @@ class Results:
 def settings(images: datasets.Images, **own: Any) -> dict:
     """Of a study: its data and what all studies share, and its own."""
     sizes = {"train_images": len(images.train[0]), "test_images": len(images.test[0])}
-    return {"data": images.name, **sizes, "batch": BATCH, **own}
+    return {"data": images.name, **sizes, "batch": BATCH, **numbers(), **own}
+
+
+def numbers() -> dict[str, bool]:
+    """What trains in float32 says nothing about it."""
+    return {"bfloat16": True} if flags.FLAGS.bfloat16 else {}
 
 
 def versions() -> dict[str, str]:

@@ -32,7 +32,7 @@ STUDIES = {
         *"--patterns 16x4 --sparsities 0.8".split(),
     ],
     "everything.py": "--data-dir digits --epochs 1 --width 4".split(),
-    "deep_compression.py": "--networks lenet300_100 --shorten 0.02 --ratio 30".split(),
+    "deep_compression.py": "--networks lenet300_100 --shorten 0.02 --ratio 30 --bfloat16".split(),
     "distill_cifar10.py": [
         *SMALL,
         *"--student-epochs 1 --students resnet8,replaced --ways none,hinton,neurons".split(),
