@@ -28,8 +28,8 @@ void CutBands(const tfc_shape& s, OutputSize size, BlockTiling* t) {
   while (rows + t->tile.rows <= size.height && RowsRead(s, rows + t->tile.rows) * row_bytes <= Caches().sums) {
     rows += t->tile.rows;
   }
-  t->band_rows = rows;
   t->bands = std::max(1, size.height / rows);
+  t->band_rows = t->bands == 1 ? size.height : rows;
 }
 
 bool Cut(const Kernel& kernel, const BlockTile& tile, const tfc_shape& s, OutputSize size, const Work& work,

@@ -21,11 +21,8 @@ struct BlockTiling {
   int32_t block_words;       // so many of each pixel are in the first-level cache at a time
   int32_t chunk_blocks;      // so many blocks of filters have weights that fit in the second-level cache
 
-  // Threads take some rows of tiles of a band each, or columns where there is but one row.
+  // Threads take some rows of a band each, or columns where there is but one row.
   bool ByColumns(OutputSize size) const { return size.height == 1; }
-  int32_t Shares(OutputSize size) const {
-    return ByColumns(size) ? size.width / tile.columns : band_rows / tile.rows;
-  }
 };
 
 // One block of input channels for one chunk of blocks of filters.

@@ -59,24 +59,23 @@ double SecondsPerByte(int64_t bytes) {
   return seconds / static_cast<double>(bytes);
 }
 
-// Until another thread begins, after a while in which none was needed; the middle of some.
+// Until another thread begins that has ended a call a moment ago, and still looks for the next: so it is from one
+// convolution to the next. To wake one that sleeps takes longer, but is needed once. The middle of some.
 double WakeSeconds() {
-  constexpr auto kWhile = std::chrono::milliseconds(1);
-  constexpr double kLongest = 1e-4;  // it takes more only while others use the processor
+  constexpr auto kLongest = std::chrono::microseconds(100);  // it takes more only while others use the processor
   std::array<double, kRepeats> seconds;
   for (double& each : seconds) {
-    std::this_thread::sleep_for(kWhile);
     std::atomic<bool> begun{false};
     each = Seconds([&] {
       const auto start = std::chrono::steady_clock::now();
       RunOnThreads(2, [&](int32_t slot) {
         if (slot > 0) begun = true;
-        while (!begun && std::chrono::steady_clock::now() - start < kWhile) std::this_thread::yield();
+        while (!begun && std::chrono::steady_clock::now() - start < kLongest) std::this_thread::yield();
       });
     });
   }
   std::nth_element(seconds.begin(), seconds.begin() + kRepeats / 2, seconds.end());
-  return std::min(seconds[kRepeats / 2], kLongest);
+  return seconds[kRepeats / 2];
 }
 
 // ---------------------------------------------------------------- the plans that are timed
@@ -342,17 +341,20 @@ double DenseSeconds(Type type, const tfc_shape& s, OutputSize size, double speed
   return std::max(seconds, Total(counts, each)) / threads;
 }
 
-// Threads take regions in rounds, or parts of them, of which each prepares the region anew.
+// The thread that has most to do: it prepares each region that it has a piece of.
 double SparseSeconds(const Outline& outline, const Costs& each, int32_t threads) {
-  const bool lanes = outline.kernel->lanes != nullptr;
   const Costs counts = CountsOf(outline);
-  const double regions = lanes ? outline.tiling.Regions() : outline.block_tiling.bands;
-  const int32_t shares = lanes ? kShares : outline.block_tiling.Shares(outline.size);
-  const double parts = PartsOf(static_cast<int64_t>(regions), shares, threads);
+  const double regions = outline.kernel->lanes != nullptr ? outline.tiling.Regions() : outline.block_tiling.bands;
   double preparing = 0;
-  for (const Cost kind : {kRegion, kPacked, kGathered, kTouched}) preparing += counts[kind] * each[kind];
-  const double part = (Total(counts, each) - preparing) / parts + preparing;
-  return part / regions * std::ceil(regions * parts / threads) + (threads > 1 ? each[kWake] : 0);
+  for (const Cost kind : {kRegion, kPacked, kGathered, kTouched}) preparing += counts[kind] * each[kind] / regions;
+  const double working = Total(counts, each) / regions - preparing;
+  const Division division = DivisionOf(outline, 1, threads);
+  double longest = 0;
+  for (int32_t thread = 0; thread < division.Threads(); ++thread) {
+    const auto pieces = static_cast<double>(division.Pieces(thread));
+    longest = std::max(longest, division.Length(thread) * working + pieces * preparing);
+  }
+  return longest + (threads > 1 ? each[kWake] : 0);
 }
 
 tfc_status MeasureMachine(Type type, const char* kernel, tfc_machine* machine) {

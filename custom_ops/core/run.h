@@ -20,68 +20,106 @@ struct Maps {
   void* output;
 };
 
-// Into how many parts the work of a region is divided: few regions may leave threads without any. Each part
-// prepares the input anew, so that a fifth of the time is left to waste before it is.
-inline int32_t PartsOf(int64_t regions, int32_t shares, int32_t threads) {
-  const int64_t rounds = (regions + threads - 1) / threads;
-  return rounds * threads * 5 > regions * 6 ? std::min(shares, threads) : 1;
-}
+// A part of the work of a region.
+struct Piece {
+  int64_t region;
+  int32_t begin, end;  // units
+};
 
-// Tasks in turn, of which each thread takes those of a range of its own before it takes those of others: so from
-// one convolution to the next it mostly reads what it wrote itself, and has in its cache.
+// How regions of so many units each are divided among threads: each thread has one stretch of all units. So at
+// most a region at either end of it is shared with others, of which each prepares the input anew: no piece is
+// less than a fifth of a region, or than so many units.
+class Division {
+ public:
+  Division(int64_t regions, int32_t units, int32_t least, int32_t threads)
+      : all_(regions * units), units_(units), least_(std::min(units, std::max(least, CeilDiv(units, 5)))) {
+    threads_ = static_cast<int32_t>(std::clamp<int64_t>(regions * (units_ / least_), 1, threads));
+  }
+
+  int32_t Threads() const { return threads_; }
+  int64_t Pieces(int32_t thread) const {
+    const int64_t begin = Begin(thread), end = Begin(thread + 1);
+    return begin < end ? (end - 1) / units_ - begin / units_ + 1 : 0;
+  }
+  Piece At(int32_t thread, int64_t piece) const {
+    const int64_t begin = Begin(thread), end = Begin(thread + 1), region = begin / units_ + piece;
+    return {region, static_cast<int32_t>(std::max(begin - region * units_, int64_t{0})),
+            static_cast<int32_t>(std::min(end - region * units_, int64_t{units_}))};
+  }
+  // In regions.
+  double Length(int32_t thread) const { return double(Begin(thread + 1) - Begin(thread)) / units_; }
+
+ private:
+  int64_t Begin(int32_t thread) const {
+    const int64_t begin = all_ * thread / threads_, in_region = begin % units_;
+    if (in_region < least_) return begin - in_region;
+    return in_region > units_ - least_ ? begin - in_region + units_ : begin;
+  }
+
+  int64_t all_;
+  int32_t units_, least_, threads_;
+};
+
+// The pieces of a division in turn. Each thread takes those of its own stretch before it takes those of others: so
+// from one convolution to the next it mostly reads what it wrote itself, and has in its cache.
 class Tasks {
  public:
-  Tasks(int64_t count, int32_t threads) : ranges_(threads) {
-    for (int32_t i = 0; i < threads; ++i) {
-      ranges_[i].next = count * i / threads;
-      ranges_[i].end = count * (i + 1) / threads;
-    }
-  }
+  explicit Tasks(const Division& division) : division_(division), next_(division.Threads()) {}
 
-  // Calls work(task) until nothing is left.
+  // Calls work(piece) until nothing is left.
   template <typename Work>
   void Take(int32_t slot, const Work& work) {
-    const size_t threads = ranges_.size();
-    for (size_t i = 0; i < threads; ++i) {
-      Range& range = ranges_[(slot + i) % threads];
-      for (int64_t task = range.next++; task < range.end; task = range.next++) work(task);
+    const int32_t threads = division_.Threads();
+    for (int32_t i = 0; i < threads; ++i) {
+      const int32_t thread = (slot + i) % threads;
+      const int64_t pieces = division_.Pieces(thread);
+      for (int64_t piece = Next(thread)++; piece < pieces; piece = Next(thread)++) {
+        work(division_.At(thread, piece));
+      }
     }
   }
 
-  bool Left() const {
-    return std::any_of(ranges_.begin(), ranges_.end(), [](const Range& range) { return range.next < range.end; });
+  bool Left() {
+    for (int32_t thread = 0; thread < division_.Threads(); ++thread) {
+      if (Next(thread) < division_.Pieces(thread)) return true;
+    }
+    return false;
   }
 
  private:
-  struct alignas(64) Range {
-    std::atomic<int64_t> next{0};
-    int64_t end = 0;
+  struct alignas(64) Counter {
+    std::atomic<int64_t> value{0};
   };
 
-  std::vector<Range> ranges_;
+  std::atomic<int64_t>& Next(int32_t thread) { return next_[thread].value; }
+
+  const Division division_;
+  std::vector<Counter> next_;
 };
 
-// Shares out regions times shares of filters among threads. On each thread `run(tasks)` is called once, which
-// calls `tasks(work)`, and that calls `work(region, first share, shares)` until nothing is left; false where
-// there is no memory.
+// Shares out the pieces of a division. On each thread `run(tasks)` is called once, which calls `tasks(work)`, and
+// that calls `work(piece)` until nothing is left; false where there is no memory.
 template <typename RunTasks>
-tfc_status ShareOut(int64_t regions, int32_t shares, int32_t threads, const RunTasks& run) {
-  const int32_t parts = PartsOf(regions, shares, threads);
-  const int64_t count = regions * parts;
-  threads = static_cast<int32_t>(std::min<int64_t>(threads, std::max<int64_t>(count, 1)));
-  Tasks all(count, threads);
+tfc_status ShareOut(const Division& division, const RunTasks& run) {
+  Tasks all(division);
   std::atomic<bool> failed{false};
-  RunOnThreads(threads, [&](int32_t slot) {
-    const auto tasks = [&](const auto& work) {
-      all.Take(slot, [&](int64_t i) {
-        const auto part = static_cast<int32_t>(i % parts);
-        const auto first = static_cast<int32_t>(int64_t{part} * shares / parts);
-        work(i / parts, first, static_cast<int32_t>(int64_t{part + 1} * shares / parts) - first);
-      });
-    };
+  RunOnThreads(division.Threads(), [&](int32_t slot) {
+    const auto tasks = [&](const auto& work) { all.Take(slot, work); };
     if (!run(tasks)) failed = true;
   });
   return failed && all.Left() ? TFC_NO_MEMORY : TFC_OK;
+}
+
+// Of a batch of images: shares of the filters of a region, or rows of a band, or columns where there is one row.
+inline Division DivisionOf(const Outline& o, int32_t batch, int32_t threads) {
+  if (o.kernel->lanes != nullptr) {
+    const int32_t chunks = CeilDiv(o.shape.filters, o.tiling.chunk_filters);
+    return {int64_t{batch} * o.tiling.Regions(), chunks * kShares, 1, threads};
+  }
+  const BlockTiling& t = o.block_tiling;
+  const int64_t bands = int64_t{batch} * t.bands;
+  if (t.ByColumns(o.size)) return {bands, o.size.width, t.tile.columns, threads};
+  return {bands, t.band_rows, t.tile.rows, threads};
 }
 
 tfc_status RunLanes(const tfc_plan& plan, const Maps& maps, int32_t batch, int32_t threads);

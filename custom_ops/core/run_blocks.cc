@@ -8,12 +8,6 @@
 namespace tfc {
 namespace {
 
-// Some of the shares of one band of one image.
-struct Task {
-  int32_t image, band;
-  int32_t first_share, shares;
-};
-
 class Runner {
  public:
   Runner(const tfc_plan& plan, const Maps& maps)
@@ -27,31 +21,28 @@ class Runner {
 
   bool Ready() const { return scratch_.data() != nullptr; }
 
-  void Run(const Task& task) {
-    const BlockTile& tile = tiling_.tile;
-    image_ = task.image;
-    first_row_ = task.band * tiling_.band_rows;
-    rows_ = task.band + 1 == tiling_.bands ? LargestBand() : tiling_.band_rows;
+  // Some rows or columns of a band.
+  void Run(const Piece& piece) {
+    const auto band = static_cast<int32_t>(piece.region % tiling_.bands);
+    image_ = piece.region / tiling_.bands;
+    first_row_ = band * tiling_.band_rows;
+    rows_ = band + 1 == tiling_.bands ? LargestBand() : tiling_.band_rows;
     first_column_ = 0;
     columns_ = outline_.size.width;
     if (tiling_.ByColumns(outline_.size)) {
-      Cut(task, tile.columns, &first_column_, &columns_);
-    } else {
-      Cut(task, tile.rows, &first_row_, &rows_);
+      first_column_ = piece.begin;
+      columns_ = piece.end - piece.begin;
+    } else {  // the last band may have more rows than others
+      const int64_t rows = rows_;
+      const auto begin = static_cast<int32_t>(rows * piece.begin / tiling_.band_rows);
+      rows_ = static_cast<int32_t>(rows * piece.end / tiling_.band_rows) - begin;
+      first_row_ += begin;
     }
     const void* input = Input();
     for (const BlockChunk& chunk : stream_.chunks) RunChunk(chunk, input);
   }
 
  private:
-  // Leaves of a range what belongs to the shares of the task: so many each, and the last has the rest, too.
-  void Cut(const Task& task, int32_t each, int32_t* first, int32_t* count) const {
-    const bool last = task.first_share + task.shares == tiling_.Shares(outline_.size);
-    const int32_t begin = task.first_share * each, end = last ? *count : begin + task.shares * each;
-    *first += begin;
-    *count = end - begin;
-  }
-
   size_t RowWords() const { return static_cast<size_t>(tiling_.width) * tiling_.words; }
   int32_t RowsRead(int32_t outputs) const {
     return (outputs - 1) * shape_.stride_height + (shape_.kernel_height - 1) * shape_.dilation_height + 1;
@@ -60,7 +51,7 @@ class Runner {
 
   // What the band's first output reads first: in the image itself, or in a copy with zeros around it.
   const void* Input() {
-    const int64_t pixels = image_ * int64_t{shape_.height} * shape_.width;
+    const int64_t pixels = image_ * shape_.height * shape_.width;
     const int64_t top = int64_t{first_row_} * shape_.stride_height - shape_.pad_top;
     if (!tiling_.copies) return Floats(maps_.input) + (pixels + top * shape_.width) * tiling_.words;
     float* to = scratch_.data();
@@ -118,7 +109,7 @@ class Runner {
   void RunTile(const BlockChunk& chunk, const void* input, int32_t row, int32_t column) const {
     const int32_t filters = shape_.filters, first = chunk.first_block * kLanes;
     const int64_t width = outline_.size.width;
-    const int64_t pixel = (image_ * int64_t{outline_.size.height} + first_row_ + row) * width + column;
+    const int64_t pixel = (image_ * outline_.size.height + first_row_ + row) * width + column;
     const int64_t output = pixel * filters + first;
     BlockJob job;
     job.blocks = chunk.blocks;
@@ -179,20 +170,17 @@ class Runner {
   const BlockTiling& tiling_;
   const Maps maps_;
   Scratch scratch_;
-  int32_t image_ = 0, first_row_ = 0, rows_ = 0, first_column_ = 0, columns_ = 0;
+  int64_t image_ = 0;
+  int32_t first_row_ = 0, rows_ = 0, first_column_ = 0, columns_ = 0;
 };
 
 }  // namespace
 
 tfc_status RunBlocks(const tfc_plan& plan, const Maps& maps, int32_t batch, int32_t threads) {
-  const Outline& outline = plan.structure->outline;
-  const int32_t bands = outline.block_tiling.bands, shares = outline.block_tiling.Shares(outline.size);
-  return ShareOut(int64_t{batch} * bands, shares, threads, [&](const auto& tasks) {
+  return ShareOut(DivisionOf(plan.structure->outline, batch, threads), [&](const auto& tasks) {
     Runner runner(plan, maps);
     if (!runner.Ready()) return false;
-    tasks([&](int64_t region, int32_t first, int32_t count) {
-      runner.Run({static_cast<int32_t>(region / bands), static_cast<int32_t>(region % bands), first, count});
-    });
+    tasks([&](const Piece& piece) { runner.Run(piece); });
     return true;
   });
 }

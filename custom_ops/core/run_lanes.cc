@@ -12,7 +12,7 @@ namespace {
 // One region of one image, for some of the shares, counted through all chunks.
 struct Task {
   int32_t image, region_row, region_column;
-  int32_t first_share, shares;
+  int32_t first_share, end_share;
 };
 
 // Some of the shares of a chunk, and the filters of it that they are.
@@ -78,9 +78,8 @@ class Runner {
     if (!residual_pixels_.empty()) FindOutputPixels<const float*>(residual_, zeros_, &residual_pixels_);
     if (!output_pixels_.empty()) FindOutputPixels<void*>(output_, nowhere_, &output_pixels_);
     if (kernel_.enter != nullptr) kernel_.enter();
-    const int32_t end = task.first_share + task.shares;
-    for (int32_t first = task.first_share; first < end;) {
-      const int32_t chunk = first / kShares, next = std::min(end, (chunk + 1) * kShares);
+    for (int32_t first = task.first_share; first < task.end_share;) {
+      const int32_t chunk = first / kShares, next = std::min(task.end_share, (chunk + 1) * kShares);
       RunPart({stream_.chunks[chunk], first - chunk * kShares, next - chunk * kShares});
       first = next;
     }
@@ -411,15 +410,15 @@ class Runner {
 }  // namespace
 
 tfc_status RunLanes(const tfc_plan& plan, const Maps& maps, int32_t batch, int32_t threads) {
-  const Tiling& tiling = plan.structure->outline.tiling;
-  const auto shares = static_cast<int32_t>(plan.structure->stream.chunks.size()) * kShares;
-  return ShareOut(int64_t{batch} * tiling.Regions(), shares, threads, [&](const auto& tasks) {
+  const Outline& outline = plan.structure->outline;
+  const Tiling& tiling = outline.tiling;
+  return ShareOut(DivisionOf(outline, batch, threads), [&](const auto& tasks) {
     Runner runner(plan, maps);
     if (!runner.Ready()) return false;
-    tasks([&](int64_t region, int32_t first, int32_t count) {
-      runner.Run({static_cast<int32_t>(region / tiling.Regions()),
-                  static_cast<int32_t>(region / tiling.region_columns % tiling.region_rows),
-                  static_cast<int32_t>(region % tiling.region_columns), first, count});
+    tasks([&](const Piece& piece) {
+      runner.Run({static_cast<int32_t>(piece.region / tiling.Regions()),
+                  static_cast<int32_t>(piece.region / tiling.region_columns % tiling.region_rows),
+                  static_cast<int32_t>(piece.region % tiling.region_columns), piece.begin, piece.end});
     });
     return true;
   });

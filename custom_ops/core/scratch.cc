@@ -1,7 +1,9 @@
 #include "scratch.h"
 
+#include <algorithm>
 #include <cstdlib>
 #include <mutex>
+#include <thread>
 #include <vector>
 
 namespace tfc {
@@ -10,6 +12,7 @@ namespace {
 struct Buffer {
   float* data;
   size_t floats;
+  std::thread::id user;  // the last one
 };
 
 std::mutex mutex;
@@ -20,22 +23,30 @@ std::vector<Buffer>& Kept() {
   return kept;
 }
 
+// Takes the last one that this thread had, which is in the caches of its processor; or else the last of any.
+Buffer TakeKept() {
+  auto& kept = Kept();
+  if (kept.empty()) return {};
+  const auto mine = std::find_if(kept.rbegin(), kept.rend(),
+                                 [](const Buffer& buffer) { return buffer.user == std::this_thread::get_id(); });
+  const auto taken = mine == kept.rend() ? kept.end() - 1 : mine.base() - 1;
+  const Buffer buffer = *taken;
+  kept.erase(taken);
+  return buffer;
+}
+
 }  // namespace
 
 Scratch::Scratch(size_t floats) : data_(nullptr), floats_(floats) {
   {
     const std::lock_guard lock(mutex);
-    auto& kept = Kept();
-    if (!kept.empty()) {
-      const Buffer last = kept.back();
-      kept.pop_back();
-      if (last.floats >= floats) {
-        data_ = last.data;
-        floats_ = last.floats;
-        return;
-      }
-      std::free(last.data);
+    const Buffer kept = TakeKept();
+    if (kept.data != nullptr && kept.floats >= floats) {
+      data_ = kept.data;
+      floats_ = kept.floats;
+      return;
     }
+    std::free(kept.data);
   }
   constexpr size_t kLine = 64;
   data_ = static_cast<float*>(std::aligned_alloc(kLine, (floats * sizeof(float) + kLine - 1) / kLine * kLine));
@@ -45,7 +56,7 @@ Scratch::~Scratch() {
   if (data_ == nullptr) return;
   const std::lock_guard lock(mutex);
   if (users > 0) {
-    Kept().push_back({data_, floats_});
+    Kept().push_back({data_, floats_, std::this_thread::get_id()});
   } else {
     std::free(data_);
   }

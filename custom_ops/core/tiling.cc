@@ -63,7 +63,9 @@ Tiling Cut(const LaneKernel& kernel, const Tile& tile, int32_t lane_rows, const 
   const int64_t bytes = t.together == 1 ? int64_t{caches} * Caches().block : Caches().near / 8;
   const int64_t lines_of_block = std::min<int64_t>(bytes / kLineBytes, kMostPlaces / t.Places());
   t.block_channels = RoundedBlock(static_cast<int32_t>(lines_of_block / t.plane_lines));
-  t.chunk_filters = std::max(1, Caches().sums / kLineBytes / t.Vectors() / kLanes) * kLanes;
+  const int32_t most = std::max(1, Caches().sums / kLineBytes / t.Vectors() / kLanes);  // vectors of filters
+  const int32_t vectors = CeilDiv(shape.filters, kLanes), chunks = CeilDiv(vectors, most);
+  t.chunk_filters = CeilDiv(vectors, chunks) * kLanes;
   return t;
 }
 
