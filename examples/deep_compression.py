@@ -63,12 +63,12 @@ PLANS = {
     ),
     "lenet5": Plan(networks.lenet5, datasets.large_digits, (30, 60, 10), (0.02, 0.02, 1e-4), 0.96, 45),
     "vgg": Plan(
-        lambda *about: networks.vgg(*about, FLAGS.width),
+        lambda *about: networks.vgg(*about, FLAGS.width, hidden=2 * (32 * FLAGS.width,)),
         lambda: datasets.load(FLAGS.data_dir),
         (6, 6, 1),
         (0.02, 0.02, 1e-4),
-        0.905,
-        36,
+        0.925,  # as for VGG-16 in the paper
+        40,
     ),
 }
 STAGES = ("dense", "pruned", "shared")
@@ -190,9 +190,12 @@ def settings() -> dict:
 def report(runs: list[dict], out: Path) -> None:
     names = dict.fromkeys(run["network"] for run in runs)
     rows = [row(name, stage, of(runs, name, stage)) for name in names for stage in STAGES]
-    columns = ("network", "seeds", "accuracy, %", "weights left", "pruned", "shared", "encoded", "bytes")
+    columns = ("network", "seeds", "accuracy, %", "weights left", "bits", "pruned", "shared", "encoded", "bytes")
     studies.write_table("Times smaller after each stage", columns, rows, out / "table.txt")
     plot(runs, out / "accuracy.png")
+    for file in sorted(out.glob("*-shared-seed0.tfc")):
+        layers = tfcompress.inspect_compressed(file)
+        file.with_name(f"{file.stem}.txt").write_text(str(layers))
 
 
 def of(runs: list[dict], network: str, stage: str) -> list[dict]:
@@ -209,6 +212,7 @@ def row(name: str, stage: str, runs: list[dict]) -> list[str]:
         str(len(runs)),
         studies.spread(runs, "accuracy"),
         f"{np.mean([run['nonzero_params'] / run['params'] for run in runs]):.1%}",
+        f"{np.mean([8 * run['file_bytes'] / run['nonzero_params'] for run in runs]):.1f}",
         *(f"{times:.1f}" for times in smaller.values()),
         f"{np.mean([run['file_bytes'] for run in runs]):,.0f}",
     ]

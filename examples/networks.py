@@ -1,5 +1,7 @@
 """Small networks for the examples."""
 
+from collections.abc import Sequence
+
 import tensorflow as tf
 from keras import Input, Model, layers, models
 
@@ -101,15 +103,19 @@ def _conv_norm(x, filters: int, size: int, stride: int, name: str):
     return layers.BatchNormalization(momentum=0.9, name=f"{name}_norm")(x)
 
 
-def vgg(input_shape: tuple[int, int, int], classes: int, width: int = 64) -> Model:
+def vgg(
+    input_shape: tuple[int, int, int], classes: int, width: int = 64, hidden: Sequence[int] = ()
+) -> Model:
     """A small network in the style of VGG (Simonyan & Zisserman 2015), with batch normalization.
 
-    Three stages of two 3x3 convolutions and a pooling, then two Dense layers.
+    Three stages of two 3x3 convolutions and a pooling, then Dense layers.
 
     Args:
         input_shape: (height, width, channels).
         classes: units of the softmax.
         width: filters of the first stage, 64 in the paper; the later ones have 2 and 4 times as many.
+        hidden: units of each Dense layer before the softmax; a single one of `8 * width` if there are none.
+            The paper has two of 4096.
     """
     images = x = Input(input_shape)
     for stage in range(3):
@@ -118,7 +124,10 @@ def vgg(input_shape: tuple[int, int, int], classes: int, width: int = 64) -> Mod
             x = _conv_norm(x, width * 2**stage, 3, 1, name)
             x = layers.ReLU(name=f"{name}_relu")(x)
         x = layers.MaxPooling2D(name=f"stage{stage + 1}_pool")(x)
-    x = layers.Dense(8 * width, activation="relu", name="hidden")(layers.Flatten(name="flatten")(x))
+    x = layers.Flatten(name="flatten")(x)
+    for number, units in enumerate(hidden or (8 * width,), 1):
+        name = "hidden" if number == 1 else f"hidden{number}"
+        x = layers.Dense(units, activation="relu", name=name)(x)
     return Model(images, layers.Dense(classes, activation="softmax", name="head")(x), name="vgg")
 
 

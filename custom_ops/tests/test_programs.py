@@ -38,6 +38,10 @@ def test_sparse_tensors_of_tflite_are_read_and_broken_ones_refused(variant):
     run(variant, "encodings", SEED, 5000)
 
 
+def test_work_is_divided_evenly_and_nothing_is_done_twice():
+    run("plain", "divisions", SEED, 100_000)
+
+
 def test_a_child_of_fork_computes_and_ends():
     run("plain", "forking")
 
