@@ -72,6 +72,7 @@ PLANS = {
     ),
 }
 STAGES = ("dense", "pruned", "shared")
+SMALLER = {"pruned": "pruned", "shared": "shared", "encoded": "file_bytes"}  # columns of the table
 
 
 def main(argv: list[str]) -> None:
@@ -190,7 +191,7 @@ def settings() -> dict:
 def report(runs: list[dict], out: Path) -> None:
     names = dict.fromkeys(run["network"] for run in runs)
     rows = [row(name, stage, of(runs, name, stage)) for name in names for stage in STAGES]
-    columns = ("network", "seeds", "accuracy, %", "weights left", "bits", "pruned", "shared", "encoded", "bytes")
+    columns = ("network", "seeds", "accuracy, %", "weights left", "bits", *SMALLER, "bytes")
     studies.write_table("Times smaller after each stage", columns, rows, out / "table.txt")
     plot(runs, out / "accuracy.png")
     for file in sorted(out.glob("*-shared-seed0.tfc")):
@@ -203,17 +204,14 @@ def of(runs: list[dict], network: str, stage: str) -> list[dict]:
 
 
 def row(name: str, stage: str, runs: list[dict]) -> list[str]:
-    smaller = {
-        key: np.mean([run["dense_bytes"] / run[key] for run in runs])
-        for key in ("pruned", "shared", "file_bytes")
-    }
+    smaller = (np.mean([run["dense_bytes"] / run[key] for run in runs]) for key in SMALLER.values())
     return [
         f"{name}, {stage}",
         str(len(runs)),
         studies.spread(runs, "accuracy"),
         f"{np.mean([run['nonzero_params'] / run['params'] for run in runs]):.1%}",
         f"{np.mean([8 * run['file_bytes'] / run['nonzero_params'] for run in runs]):.1f}",
-        *(f"{times:.1f}" for times in smaller.values()),
+        *(f"{times:.1f}" for times in smaller),
         f"{np.mean([run['file_bytes'] for run in runs]):,.0f}",
     ]
 
