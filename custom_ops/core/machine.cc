@@ -305,16 +305,19 @@ tfc_status MeasureMachine(Type type, const std::vector<const Kernel*>& kernels, 
 
 // What XNNPACK makes of the processor.
 struct Dense {
-  double share;       // of what the processor can multiply and add
-  double per_output;  // multiply-adds that an output takes the time of, besides its own
-  int64_t pixels;     // of a tile
+  double share, share_of_taps;   // of what the processor can multiply and add, with one tap and with more
+  double per_input, per_output;  // multiply-adds that such an entry takes the time of, besides its own
+  int64_t pixels;                // of a tile
 };
 
+constexpr Dense kDenseFloat32 = {0.95, 0.95, 0, 0, 7}, kDenseInt8 = {0.95, 0.95, 0, 50, 7},
+                kDenseSquares = {0.45, 0.33, 100, 500, 16};
+
 Dense DenseOf(Type type) {
-  if (type == kFloat32) return {0.95, 0, 7};
+  if (type == kFloat32) return kDenseFloat32;
   std::vector<const Kernel*> kernels;
   const bool squares = FindKernels(kInt8, nullptr, &kernels) == TFC_OK && KindOf(*kernels.front()) == kSquares;
-  return squares ? Dense{0.4, 1400, 16} : Dense{0.95, 50, 7};
+  return squares ? kDenseSquares : kDenseInt8;
 }
 
 // Dense kernels take tiles of pixels by filters, and pay for those that are not full; with few pixels they wait
@@ -334,10 +337,13 @@ double DenseSeconds(Type type, const tfc_shape& s, OutputSize size, double speed
   const int64_t pixels = int64_t{size.height} * size.width;
   const double outputs =
       filled(pixels, std::min(pixels, dense.pixels)) * filled(s.filters / s.groups, kFilters) * s.groups;
-  const double taps = double(s.kernel_height) * s.kernel_width * (s.channels / s.groups);
+  const int32_t taps = s.kernel_height * s.kernel_width;
+  const double weights = double(taps) * (s.channels / s.groups);  // of a filter
   Costs counts{};
-  AddBytes(taps * s.filters * (type == kInt8 ? sizeof(int8_t) : sizeof(float)), &counts);
-  const double seconds = outputs * (taps / dense.share + dense.per_output) / speed;
+  AddBytes(weights * s.filters * (type == kInt8 ? sizeof(int8_t) : sizeof(float)), &counts);
+  const double inputs = double(s.height) * s.width * s.channels;
+  const double share = taps > 1 ? dense.share_of_taps : dense.share;
+  const double seconds = (outputs * (weights / share + dense.per_output) + inputs * dense.per_input) / speed;
   return std::max(seconds, Total(counts, each)) / threads;
 }
 

@@ -145,7 +145,7 @@ def predict(
     `measure_machine`. Dense it is the multiply-adds of full tiles at 95 % of the processor's speed, which
     is what XNNPACK reaches, or what reading the weights takes where that is longer: weights that fit in the
     second-level cache count as read. In int8 it is what XNNPACK was seen to take per multiply-add and per
-    output.
+    entry of its maps.
 
     Args:
         shape: the convolution.
