@@ -60,8 +60,9 @@ bench-sparse: $(VENV)/.installed-dev ops ## time pruned layers and networks with
 	for block in 0 4 8 16; do $(BIN)/python custom_ops/bench/bench_sparse.py --layers --block $$block \
 	  --sparsities 0.8 0.9 || exit 1; done
 	for pattern in "1 --inputs 1" "1 --inputs 4" "16 --inputs 4"; do \
-	  for more in "" --without-amx "--threads 2"; do $(BIN)/python custom_ops/bench/bench_sparse.py --dtype int8 \
-	  --block $$pattern --sparsities 0 0.5 0.7 0.8 0.9 --names ResNet ResNet50 $$more || exit 1; done; done
+	  for more in "" "--threads 2" --without-amx "--without-amx --threads 2"; do \
+	  $(BIN)/python custom_ops/bench/bench_sparse.py --dtype int8 --block $$pattern --files .build/bench \
+	  --sparsities 0 0.5 0.7 0.8 0.9 --names ResNet ResNet50 $$more || exit 1; done; done
 
 clean: ## delete the environment and all that tools left behind
 	rm -rf $(VENV) $(VENV)-jax $(VENV)-tfmot .build dist .hypothesis .mypy_cache .pytest_cache .ruff_cache *.egg-info

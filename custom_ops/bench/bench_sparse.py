@@ -16,6 +16,7 @@ forced upon the delegate, networks and what is in int8 are not.
 """
 
 import argparse
+import functools
 import json
 import math
 import os
@@ -38,6 +39,9 @@ ARGUMENTS.add_argument("--inputs", type=int, default=1, help="input channels tha
 ARGUMENTS.add_argument("--dtype", choices=["float32", "int8"], default="float32")
 ARGUMENTS.add_argument("--without-amx", action="store_true")
 ARGUMENTS.add_argument("--names", nargs="+", help="of networks, or parts of names of layers")
+ARGUMENTS.add_argument(
+    "--files", type=Path, help="a folder that keeps what was converted to int8, for the next run"
+)
 ARGUMENTS.add_argument("--out", type=Path, help="else a file in results/, named by what is asked for")
 if __name__ == "__main__":
     OPTIONS = ARGUMENTS.parse_args()
@@ -125,20 +129,25 @@ def layers() -> Any:
             model = keras.Model(x, layer(x))
             facts = {"group": group, "name": name, "shape": [size, channels, filters, kernel, stride]}
             flops = 2 * kernel**2 * channels * filters * model.output_shape[1] * model.output_shape[2]
-            yield facts | {"rows": [layer_row(model, flops, sparsity) for sparsity in OPTIONS.sparsities]}
+            yield facts | {
+                "rows": [layer_row(name, model, flops, sparsity) for sparsity in OPTIONS.sparsities]
+            }
             print(name, *(f"{row['sparsity']:.0%}:{row['speedup']:.2f}" for row in LAST), flush=True)
 
 
 LAST: list[dict] = []
 
 
-def layer_row(model: keras.Model, flops: float, sparsity: float) -> dict:
+def layer_row(name: str, model: keras.Model, flops: float, sparsity: float) -> dict:
     if sparsity == OPTIONS.sparsities[0]:
         LAST.clear()
     x, in_int8 = images(model), OPTIONS.dtype == "int8"
     if in_int8:
         x = np.clip(32 * x, -128, 127).astype("int8")
-    content = int8_layer(thin(model, sparsity)) if in_int8 else thinned(dense_file(model), sparsity)
+    if in_int8:
+        content = kept(f"{name} {sparsity:.0%}", functools.partial(int8_layer, model, sparsity))
+    else:
+        content = thinned(dense_file(model), sparsity)
     stock, ours = runner(content, x), runner(content, x, force=not in_int8)
     check(stock, ours)
     others = [] if in_int8 else [tensorflow_runner(model, x)]
@@ -186,7 +195,11 @@ def models() -> Any:
         x, in_int8 = images(model), OPTIONS.dtype == "int8"
         content = b"" if in_int8 else dense_file(model)
         for sparsity in OPTIONS.sparsities:
-            pruned = int8_file(thin(model, sparsity)) if in_int8 else thinned(content, sparsity)
+            pruned = (
+                kept(f"{name} {sparsity:.0%}", functools.partial(int8_network, model, sparsity))
+                if in_int8
+                else thinned(content, sparsity)
+            )
             stock, ours = runner(pruned, x), runner(pruned, x, force=False)
             check(stock, ours)
             row = {"name": name, "sparsity": sparsity} | figures(*in_turn([stock[1], ours[1]]))
@@ -211,7 +224,21 @@ def dense_file(model: keras.Model) -> bytes:
         return path.read_bytes()
 
 
-def int8_file(model: keras.Model) -> bytes:
+def kept(name: str, convert: Callable[[], bytes]) -> bytes:
+    """What an earlier run with the same blocks has converted, if files are kept."""
+    if OPTIONS.files is None:
+        return convert()
+    file = OPTIONS.files / f"{OPTIONS.block}-{OPTIONS.inputs}" / f"{name}.tflite"
+    if not file.exists():
+        file.parent.mkdir(parents=True, exist_ok=True)
+        written = file.with_suffix(".new")
+        written.write_bytes(convert())
+        written.replace(file)
+    return file.read_bytes()
+
+
+def int8_network(model: keras.Model, sparsity: float) -> bytes:
+    thin(model, sparsity)
     images = np.random.default_rng(1).normal(size=(8, *model.input_shape[1:])).astype("float32")
     with tempfile.TemporaryDirectory() as folder:
         report = tfcompress.export.tflite(
@@ -225,7 +252,7 @@ def int8_file(model: keras.Model) -> bytes:
         return report.path.read_bytes()
 
 
-def thin(model: keras.Model, sparsity: float, seed: int = 0) -> keras.Model:
+def thin(model: keras.Model, sparsity: float, seed: int = 0) -> None:
     """Gives it weights at random, of which so many are zero, block by block, where blocks divide a kernel."""
     rng = np.random.default_rng(seed)
     for layer in model.layers:
@@ -239,7 +266,6 @@ def thin(model: keras.Model, sparsity: float, seed: int = 0) -> keras.Model:
         stays = np.repeat(np.repeat(stays, inputs, -2), together, -1)
         scale = np.sqrt(2 / (math.prod(taps) * channels * max(1 - sparsity, 1e-3)))
         layer.kernel.assign(rng.normal(size=stays.shape) * scale * stays)
-    return model
 
 
 def thinned(content: bytes, sparsity: float, seed: int = 0) -> bytes:
@@ -272,8 +298,9 @@ def thinned(content: bytes, sparsity: float, seed: int = 0) -> bytes:
     return bytes(changed)
 
 
-def int8_layer(model: keras.Model) -> bytes:
+def int8_layer(model: keras.Model, sparsity: float) -> bytes:
     """From int8 to int8, as in the middle of a network; files for users take and return floats."""
+    thin(model, sparsity)
     examples = np.random.default_rng(1).normal(size=(8, 1, *model.input_shape[1:])).astype("float32")
     with tempfile.TemporaryDirectory() as folder:
         model.export(folder, verbose=False)

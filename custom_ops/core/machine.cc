@@ -58,25 +58,41 @@ double SecondsPerByte(int64_t bytes) {
   return seconds / static_cast<double>(bytes);
 }
 
-// Until another thread begins that has ended a call a moment ago, and still looks for the next: so it is from one
-// convolution to the next. To wake one that sleeps takes longer, but is needed once. The shortest of many, since
-// the other may have lost its processor to somebody else, and find it again only after many calls.
-double WakeSeconds() {
-  constexpr int kCalls = 100;
+// Until another thread begins.
+double SecondsToBegin() {
   constexpr auto kLongest = std::chrono::microseconds(100);  // it takes more only while others use the processor
-  double least = std::numeric_limits<double>::infinity();
-  for (int i = 0; i < kCalls; ++i) {
-    std::atomic<bool> begun{false};
-    const auto call = [&] {
-      const auto start = std::chrono::steady_clock::now();
-      RunOnThreads(2, [&](int32_t slot) {
-        if (slot > 0) begun = true;
-        while (!begun && std::chrono::steady_clock::now() - start < kLongest) std::this_thread::yield();
-      });
-    };
-    least = std::min(least, Seconds(call));
+  std::atomic<bool> begun{false};
+  return Seconds([&] {
+    const auto start = std::chrono::steady_clock::now();
+    RunOnThreads(2, [&](int32_t slot) {
+      if (slot > 0) begun = true;
+      while (!begun && std::chrono::steady_clock::now() - start < kLongest) std::this_thread::yield();
+    });
+  });
+}
+
+double MiddleOf(std::vector<double> seconds) {
+  const auto middle = seconds.begin() + static_cast<ptrdiff_t>(seconds.size() / 2);
+  std::nth_element(seconds.begin(), middle, seconds.end());
+  return *middle;
+}
+
+// Where calls follow each other, of one that looks for the next.
+double WakeSeconds() {
+  const Series series;
+  std::vector<double> seconds(100);  // it may have lost its processor, and find it again only after some
+  for (double& each : seconds) each = SecondsToBegin();
+  return MiddleOf(seconds);
+}
+
+// Of one that has had time to fall asleep.
+double SleeperSeconds() {
+  std::vector<double> seconds(20);
+  for (double& each : seconds) {
+    std::this_thread::sleep_for(std::chrono::microseconds(200));
+    each = SecondsToBegin();
   }
-  return least;
+  return MiddleOf(seconds);
 }
 
 // ---------------------------------------------------------------- the plans that are timed
@@ -222,9 +238,7 @@ tfc_status Measure(Type type, const Trial& trial, const char* kernel, Sample* sa
 double TypicalSeconds(const std::vector<Sample>& samples, const Costs& cycles) {
   std::vector<double> ratios;
   for (const Sample& sample : samples) ratios.push_back(sample.seconds / Total(sample.counts, cycles));
-  const auto middle = ratios.begin() + static_cast<ptrdiff_t>(ratios.size() / 2);
-  std::nth_element(ratios.begin(), middle, ratios.end());
-  return *middle;
+  return MiddleOf(ratios);
 }
 
 // The seconds of each kind of step, none below zero, for which the relative errors of all samples are least:
@@ -299,6 +313,7 @@ tfc_status MeasureMachine(Type type, const std::vector<const Kernel*>& kernels, 
   machine->steps[kNearByte] = near;
   machine->steps[kFarByte] = std::max(near, far);
   machine->steps[kWake] = WakeSeconds();
+  machine->steps[kSleeper] = SleeperSeconds();
   return TFC_OK;
 }
 
@@ -321,18 +336,21 @@ Dense DenseOf(Type type) {
   return squares ? kDenseSquares : kDenseInt8;
 }
 
+// Kernels of depthwise convolutions take channels, and load two vectors for each that they multiply. In int8 they
+// multiply in 32 bits: instructions for words do not help them.
+double DepthwiseSeconds(Type type, const tfc_shape& s, OutputSize size, double speed, const Costs& each) {
+  constexpr double kShare = 0.5, kVectors = 4.5;
+  const double products = double(s.kernel_height) * s.kernel_width * size.height * size.width * s.filters;
+  return type == kInt8 ? products / kLanes * kVectors * each[kVector] : products / (kShare * speed);
+}
+
 // Dense kernels take tiles of pixels by filters by channels, and pay for those that are not full; with few pixels
-// they wait for weights. Those of depthwise convolutions take channels, and load two vectors for each that they
-// multiply.
+// they wait for weights.
 double DenseSeconds(Type type, const tfc_shape& s, OutputSize size, double speed, const Costs& each,
                     int32_t threads) {
-  constexpr double kDepthwiseShare = 0.5;
+  if (s.groups == s.channels && s.groups > 1) return DepthwiseSeconds(type, s, size, speed, each) / threads;
   constexpr int64_t kFilters = 16;
   const Dense dense = DenseOf(type);
-  if (s.groups == s.channels && s.groups > 1) {
-    const double taps = double(s.kernel_height) * s.kernel_width * size.height * size.width;
-    return taps * s.filters / (kDepthwiseShare * speed * threads);
-  }
   const auto filled = [](int64_t count, int64_t tile) {
     return static_cast<double>((count + tile - 1) / tile * tile);
   };
@@ -394,6 +412,8 @@ tfc_status Predict(Type type, const tfc_shape* shape, const tfc_weight_counts* c
     if (const auto status = MakeOutline(type, *shape, *counts, *options, each, &outline)) return status;
     prediction->dense_seconds = DenseSeconds(type, *shape, size, machine->dense, each, threads);
     prediction->sparse_seconds = SparseSeconds(outline, each, threads);
+    prediction->alone_seconds = SparseSeconds(outline, each, 1);
+    prediction->wake_seconds = threads > 1 ? each[kSleeper] : 0;
     prediction->kernel = outline.kernel->name;
     prediction->tiles = {};
     if (outline.kernel->lanes != nullptr) {

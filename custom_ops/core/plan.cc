@@ -292,6 +292,10 @@ int64_t tfc_tiled_floats(const tfc_tiles* tiles, int32_t height, int32_t width, 
   return regions * channels * tiles->rows * tiles->columns * tfc::kLanes;
 }
 
+void tfc_series_begin(void) { tfc::Series::Begin(); }
+
+void tfc_series_end(void) { tfc::Series::End(); }
+
 void tfc_plan_destroy(tfc_plan* plan) { delete plan; }
 
 const char* tfc_plan_kernel(const tfc_plan* plan) {

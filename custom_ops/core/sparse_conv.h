@@ -134,6 +134,11 @@ TFC_EXPORT tfc_status tfc_plan_with_values(const tfc_plan* plan, const float* va
 TFC_EXPORT tfc_status tfc_plan_run(const tfc_plan* plan, const float* input, float* output, int32_t batch,
                                    int32_t threads);
 
+/* Around runs that follow each other closely: between them threads wait on their processors, for some time at
+ * least, where else they sleep and leave these to others. */
+TFC_EXPORT void tfc_series_begin(void);
+TFC_EXPORT void tfc_series_end(void);
+
 /* With options, and with a residual, of the shape of the output, that is added before the activation. A tiled
  * input must have the size of the output. TFC_BAD_ARGUMENT for tiles that the kernel has not. */
 TFC_EXPORT tfc_status tfc_plan_create_with(const tfc_shape* shape, const tfc_weights* weights, const float* bias,
@@ -148,7 +153,7 @@ TFC_EXPORT int64_t tfc_tiled_floats(const tfc_tiles* tiles, int32_t height, int3
 /* How fast this processor is, for predictions. Numbers only: it may be kept for another process. */
 typedef struct tfc_machine {
   double dense;     /* multiply-adds of a dense convolution in a second, on one thread */
-  double steps[22]; /* seconds that each kind of step of a plan takes */
+  double steps[23]; /* seconds that each kind of step of a plan takes */
 } tfc_machine;
 
 /* What a prediction needs to know of the weights that are not pruned. */
@@ -161,9 +166,11 @@ typedef struct tfc_weight_counts {
 } tfc_weight_counts;
 
 typedef struct tfc_prediction {
-  double dense_seconds, sparse_seconds; /* for one image */
-  const char* kernel;                   /* the fastest */
-  tfc_tiles tiles;                      /* zeros where it has none */
+  double dense_seconds, sparse_seconds; /* for one image, with threads that look for something to do */
+  double alone_seconds;                 /* sparse, with one thread */
+  double wake_seconds; /* what it takes besides if the others sleep, before the first of a series */
+  const char* kernel;  /* the fastest */
+  tfc_tiles tiles;     /* zeros where it has none */
 } tfc_prediction;
 
 TFC_EXPORT tfc_status tfc_count_weights(const tfc_shape* shape, const tfc_weights* weights,

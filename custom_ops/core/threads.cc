@@ -16,14 +16,15 @@
 namespace tfc {
 namespace {
 
-// To be woken takes longer than most calls are apart, so that a thread looks for a while before it sleeps. It
-// yields meanwhile to whoever else wants the processor. With 200 us, threads came to share a processor for good
-// while another one was idle, and two were no faster than one; of those that sleep, each is woken on one of its
-// own.
-template <typename Condition>
-void LookFor(const Condition& condition) {
-  const auto end = std::chrono::steady_clock::now() + std::chrono::microseconds(50);
-  while (!condition() && std::chrono::steady_clock::now() < end) std::this_thread::yield();
+// To be woken takes longer than calls are apart that follow each other closely, so that a thread may look for a
+// while before it sleeps. Not longer: others want the processor, and of threads that sleep, each is woken on one
+// of its own.
+constexpr auto kLooking = std::chrono::microseconds(50);
+
+template <typename Condition, typename Pass>
+void LookFor(const Condition& condition, const Pass& pass) {
+  const auto end = std::chrono::steady_clock::now() + kLooking;
+  while (!condition() && std::chrono::steady_clock::now() < end) pass();
 }
 
 // A call to RunOnThreads. Workers hold it by a shared pointer, since one may look at it after it ended.
@@ -51,7 +52,7 @@ class Pool {
     const auto call = std::make_shared<Call>();
     call->work = &work;
     {
-      const std::lock_guard lock(mutex_);
+      const auto lock = Lock();
       StartUpTo(threads - 1);
       for (int32_t i = 1; i < threads; ++i) waiting_.push_back(call);
       waits_ = true;
@@ -59,15 +60,27 @@ class Pool {
     wake_.notify_all();
     work(0);
     {
-      const std::lock_guard lock(mutex_);
+      const auto lock = Lock();
       call->closed = true;
     }
-    LookFor([&] { return call->running == 0; });
-    std::unique_lock lock(mutex_);
+    LookFor([&] { return call->running == 0; }, std::this_thread::yield);
+    auto lock = Lock();
     call->ended.wait(lock, [&] { return call->running == 0; });
   }
 
+  void BeginSeries() { ++series_; }
+  void EndSeries() { --series_; }
+
  private:
+  // Nobody has the mutex for long: to sleep until it is free would take more.
+  std::unique_lock<std::mutex> Lock() {
+    constexpr int kTimes = 1000;
+    std::unique_lock lock(mutex_, std::try_to_lock);
+    for (int i = 0; i < kTimes && !lock.owns_lock(); ++i) lock.try_lock();
+    if (!lock.owns_lock()) lock.lock();
+    return lock;
+  }
+
   void StartUpTo(int32_t count) {
     try {
       while (static_cast<int32_t>(threads_.size()) < count) threads_.emplace_back([this] { Serve(); });
@@ -76,7 +89,7 @@ class Pool {
   }
 
   void Serve() {
-    std::unique_lock lock(mutex_);
+    auto lock = Lock();
     for (;;) {
       wake_.wait(lock, [this] { return stopping_ || !waiting_.empty(); });
       if (stopping_) return;
@@ -88,11 +101,12 @@ class Pool {
       ++call->running;
       lock.unlock();
       (*call->work)(slot);
-      lock.lock();
+      lock = Lock();
       if (--call->running == 0) call->ended.notify_one();
       lock.unlock();
-      LookFor([&] { return waits_ || stopping_; });
-      lock.lock();
+      // Does not yield: another runtime's thread that looks for work would not give the processor back.
+      LookFor([&] { return waits_ || stopping_ || series_ <= 0; }, [] {});
+      lock = Lock();
     }
   }
 
@@ -101,6 +115,7 @@ class Pool {
   std::deque<std::shared_ptr<Call>> waiting_;
   std::atomic<bool> waits_{false};  // whether any does, for who looks without the mutex
   std::atomic<bool> stopping_{false};
+  std::atomic<int32_t> series_{0};  // that have begun and not ended
   std::vector<std::thread> threads_;
 };
 
@@ -118,5 +133,8 @@ void RunOnThreads(int32_t threads, const std::function<void(int32_t)>& work) {
   if (threads == 1) return work(0);
   ThePool().Run(threads, work);
 }
+
+void Series::Begin() { ThePool().BeginSeries(); }
+void Series::End() { ThePool().EndSeries(); }
 
 }  // namespace tfc

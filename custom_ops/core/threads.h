@@ -12,6 +12,18 @@ namespace tfc {
 // thread that comes late is not waited for.
 void RunOnThreads(int32_t threads, const std::function<void(int32_t)>& work);
 
+// While one lives, calls are expected to follow each other closely: threads that have ended one look for the next
+// before they sleep.
+struct Series {
+  Series() { Begin(); }
+  ~Series() { End(); }
+  Series(const Series&) = delete;
+  Series& operator=(const Series&) = delete;
+
+  static void Begin();
+  static void End();
+};
+
 }  // namespace tfc
 
 #endif  // TFCOMPRESS_THREADS_H_

@@ -100,16 +100,17 @@ enum Cost {
   // Of any:
   kNearByte,  // bring a byte of the weights from a cache that all cores share
   kFarByte,   // or from memory
-  kWake,      // let other threads begin
+  kWake,      // let other threads begin that look for something to do
+  kSleeper,   // or that sleep
   kCosts
 };
 using Costs = std::array<double, kCosts>;
 
 // Cycles, roughly; only their proportions matter for the choice of a tiling.
-constexpr Costs kTypicalFloat32 = {500, 10, 2.5,  1,   0.5, 3.5, 2, 2, 3.5,  0,    15,
-                                   2,   2,  0.55, 1.5, 0,   0,   0, 0, 0.12, 0.25, 5000};
-constexpr Costs kTypicalInt8 = {1000, 10, 2.5,  0.8, 0.65, 5.5, 0,  0,  6,    0.6,  15,
-                                8,    2,  0.55, 2.2, 140,  10,  28, 45, 0.12, 0.25, 5000};
+constexpr Costs kTypicalFloat32 = {500, 10,   2.5, 1, 0.5, 3.5, 2, 2,    3.5,  0,    15,   2,
+                                   2,   0.55, 1.5, 0, 0,   0,   0, 0.12, 0.25, 5000, 50000};
+constexpr Costs kTypicalInt8 = {1000, 10,   2.5, 0.8, 0.65, 5.5, 0,  0,    6,    0.6,  15,   8,
+                                2,    0.55, 2.2, 140, 10,   28,  45, 0.12, 0.25, 5000, 50000};
 
 // Of maps with so many channels in a word.
 inline const Costs& Typical(int32_t depth) { return depth == 1 ? kTypicalFloat32 : kTypicalInt8; }

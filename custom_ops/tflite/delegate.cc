@@ -128,7 +128,9 @@ class Delegate {
     }
     setting_ = {options_.KernelOf(false), options_.KernelOf(true), machine_, int8_machine_,
                 Threads(*context),        options_.force};
-    const std::vector<Choice> choices = Plan(UnitsOf(graph_.steps, sizes), VisibleTensors(), setting_);
+    std::vector<Unit> units = UnitsOf(graph_.steps, sizes);
+    if (FindFollowers(context, &units) != kTfLiteOk) return kTfLiteError;
+    const std::vector<Choice> choices = Plan(units, VisibleTensors(), setting_);
     Report(*context, choices);
     std::vector<int> nodes = NodesOf(choices);
     while (nodes[0] > 0 && PartAdditions(context, nodes)) nodes = NodesOf(choices);
@@ -137,6 +139,29 @@ class Delegate {
         context->ReplaceNodeSubsetsWithDelegateKernels(context, Registration(), ArrayOf(nodes), &delegate_);
     graph_ = {};  // kernels have what they need of its weights
     return status;
+  }
+
+  // Which units run without others' nodes between them and the ones before.
+  TfLiteStatus FindFollowers(TfLiteContext* context, std::vector<Unit>* units) const {
+    TfLiteIntArray* order = nullptr;
+    if (context->GetExecutionPlan(context, &order) != kTfLiteOk) return kTfLiteError;
+    std::map<int, size_t> unit_of;
+    for (size_t i = 0; i < units->size(); ++i) {
+      for (const int node : graph_.steps[i].nodes) unit_of[node] = i;
+    }
+    std::vector<bool> begun(units->size(), false);
+    bool others = true;
+    for (int i = 0; i < order->size; ++i) {
+      const auto unit = unit_of.find(order->data[i]);
+      if (unit == unit_of.end()) {
+        others = true;
+      } else if (!begun[unit->second]) {
+        begun[unit->second] = true;
+        (*units)[unit->second].follows = !others;
+        others = false;
+      }
+    }
+    return kTfLiteOk;
   }
 
   // Few graphs have convolutions in int8.

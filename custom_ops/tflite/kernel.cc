@@ -115,7 +115,9 @@ tfc_status Kernel::MakePlans(const std::vector<Sizes>& sizes) {
   for (const Step& step : steps_) {
     if (step.apart && step.residual < tensors) visible[step.residual] = true;
   }
-  choices_ = PlanFormats(units, visible, setting_);
+  Formats formats = PlanFormats(units, visible, setting_);
+  choices_ = std::move(formats.choices);
+  threads_ = formats.threads;
   plans_.clear();
   for (size_t i = 0; i < steps_.size(); ++i) {
     const Choice& choice = choices_[i];
@@ -180,6 +182,13 @@ float* Kernel::Map(TfLiteContext* context, int tensor) const {
 }
 
 TfLiteStatus Kernel::Invoke(TfLiteContext* context) {
+  tfc_series_begin();
+  const TfLiteStatus status = Run(context);
+  tfc_series_end();
+  return status;
+}
+
+TfLiteStatus Kernel::Run(TfLiteContext* context) {
   for (size_t i = 0; i < steps_.size(); ++i) {
     const Step& step = steps_[i];
     const Convolution& c = step.convolution;
@@ -188,10 +197,10 @@ TfLiteStatus Kernel::Invoke(TfLiteContext* context) {
     const float* added = step.apart ? nullptr : residual;
     float* output = Map(context, step.output);
     float* sum = step.apart ? Map(context, step.sum) : output;
-    const int32_t images = sizes_[i].images, threads = setting_.threads;
+    const int32_t images = sizes_[i].images;
     const auto status =
-        c.in_int8 ? tfc_int8_plan_run(plans_[i].get(), AsInt8(input), AsInt8(added), AsInt8(sum), images, threads)
-                  : tfc_plan_run_with(plans_[i].get(), input, added, sum, images, threads);
+        c.in_int8 ? tfc_int8_plan_run(plans_[i].get(), AsInt8(input), AsInt8(added), AsInt8(sum), images, threads_)
+                  : tfc_plan_run_with(plans_[i].get(), input, added, sum, images, threads_);
     if (status != TFC_OK) return Fail(context, status);
     if (!step.apart) continue;
     const int64_t count = Numbers(sizes_[i].output);
@@ -214,7 +223,7 @@ std::vector<Unit> UnitsOf(const std::vector<Step>& steps, const std::vector<Size
   for (size_t i = 0; i < steps.size(); ++i) {
     const Step& step = steps[i];
     const Convolution& c = step.convolution;
-    units.push_back({c.in_int8, c.weights_in_int8, c.needed, sizes[i].shape, c.counts, step.input,
+    units.push_back({c.in_int8, c.weights_in_int8, c.needed, i > 0, sizes[i].shape, c.counts, step.input,
                      step.apart ? step.sum : step.output, step.apart ? -1 : step.residual, sizes[i].images});
   }
   return units;

@@ -43,6 +43,7 @@ class Kernel {
   tfc_status MakePlans(const std::vector<Sizes>& sizes);
   TfLiteStatus ResizeOutputs(TfLiteContext* context, const std::vector<Sizes>& sizes);
   void PlaceBuffers(const std::vector<Sizes>& sizes);
+  TfLiteStatus Run(TfLiteContext* context);
   float* Map(TfLiteContext* context, int tensor) const;
   static TfLiteStatus Fail(TfLiteContext* context, tfc_status status);
 
@@ -51,13 +52,15 @@ class Kernel {
   Setting setting_;
   std::vector<Sizes> sizes_;  // that plans were made for
   std::vector<Choice> choices_;
+  int32_t threads_ = 1;
   std::vector<PlanPointer> plans_;
   std::map<int, Buffer> buffers_;  // by tensor
   std::unique_ptr<float, Free> memory_;
   int64_t memory_floats_ = 0;
 };
 
-// The units of steps, for the planner, which knows maps by tensors. `sizes` as of FindSizes.
+// The units of steps that follow each other, for the planner, which knows maps by tensors. `sizes` as of
+// FindSizes.
 std::vector<Unit> UnitsOf(const std::vector<Step>& steps, const std::vector<Sizes>& sizes);
 
 }  // namespace tfc::tflite

@@ -14,6 +14,10 @@ namespace {
 // By so much a prediction may be wrong and nothing is lost. In int8 maps are moved for less work, so that where
 // they are, which nobody foresees, counts for more.
 constexpr double kMargin = 1.03, kInt8Margin = 1.1;
+// With several threads, so many wake-ups does a stretch take longer that lies between what another runtime
+// computes, as networks of small layers showed: before it, and behind it, threads wait for a processor that those
+// of the other runtime keep, and parts of maps lie in caches of theirs.
+constexpr double kHandovers = 2;
 constexpr double kNever = std::numeric_limits<double>::infinity();
 constexpr int kCandidates = 6;    // tilings that are tried for maps of one size
 constexpr int kLargestTile = 16;  // vectors of a tile that any kernel may have
@@ -23,9 +27,26 @@ using Size = std::pair<int32_t, int32_t>;
 
 // What one way to run a unit costs, per image.
 struct Way {
-  double dense, sparse;
+  double dense, sparse, alone, wake;
   const char* kernel;
   tfc_tiles tiles;
+};
+
+// What taken units cost together, on all threads and on one.
+struct Cost {
+  double together = 0, alone = 0;
+
+  Cost& operator+=(const Cost& other) {
+    together += other.together;
+    alone += other.alone;
+    return *this;
+  }
+};
+
+// The best tiles of some units, and what each costs with them, or where it is left.
+struct Found {
+  tfc_tiles tiles;
+  std::vector<Cost> costs;
 };
 
 // Numbers from 0, some of which belong together.
@@ -74,24 +95,15 @@ class Planner {
     }
   }
 
-  // The choice for every unit, of which those are taken, and what it costs in all.
-  double Formats(const std::vector<bool>& taken, std::vector<Choice>* choices) {
+  // The choice for every unit, of which those are taken.
+  std::vector<Choice> Choices(const std::vector<bool>& taken) {
     const std::vector<bool> inner = Inner(taken);
-    choices->assign(units_.size(), {});
-    double seconds = 0;
+    std::vector<Choice> choices(units_.size());
     for (const std::vector<size_t>& members : Parts(taken, inner)) {
-      const auto& [tiles, cost] = Best(members, taken, inner);
-      seconds += cost;
-      for (const size_t unit : members) (*choices)[unit] = ChoiceOf(unit, taken[unit], inner, tiles);
+      const tfc_tiles tiles = Best(members, taken, inner).tiles;
+      for (const size_t unit : members) choices[unit] = ChoiceOf(unit, taken[unit], inner, tiles);
     }
-    return seconds;
-  }
-
-  double Seconds(const std::vector<bool>& taken) {
-    const std::vector<bool> inner = Inner(taken);
-    double seconds = 0;
-    for (const std::vector<size_t>& members : Parts(taken, inner)) seconds += Best(members, taken, inner).second;
-    return seconds;
+    return choices;
   }
 
   std::vector<Choice> Search() {
@@ -99,27 +111,76 @@ class Planner {
     double seconds = Seconds(taken);
     for (;;) {  // turns over what helps most, until nothing does
       double least = seconds;
-      size_t best = units_.size();
-      for (size_t unit = 0; unit < units_.size(); ++unit) {
-        if (units_[unit].needed) continue;
-        taken[unit] = !taken[unit];
-        const double other = Seconds(taken);
-        if (other < least * (1 - 1e-6)) {
-          least = other;
-          best = unit;
-        }
-        taken[unit] = !taken[unit];
+      std::vector<bool> best;
+      for (std::vector<bool>& other : Others(taken)) {
+        const double others = Seconds(other);
+        if (others >= least * (1 - 1e-6)) continue;
+        least = others;
+        best = std::move(other);
       }
-      if (best == units_.size()) break;
-      taken[best] = !taken[best];
+      if (best.empty()) return Choices(taken);
+      taken = std::move(best);
       seconds = least;
     }
-    std::vector<Choice> choices;
-    Formats(taken, &choices);
-    return choices;
+  }
+
+  // Of units that are all taken, and follow each other.
+  int32_t Threads() {
+    const std::vector<bool> taken(units_.size(), true);
+    Cost cost;
+    for (const Cost& each : Costs(taken)) cost += each;
+    return cost.together + wake_ < cost.alone ? setting_.threads : 1;
   }
 
  private:
+  // ------------------------------------------------------------ what all costs
+
+  double Seconds(const std::vector<bool>& taken) {
+    const std::vector<Cost> costs = Costs(taken);
+    double seconds = 0;
+    for (const std::vector<size_t>& stretch : Stretches(taken)) {
+      Cost cost;
+      for (const size_t unit : stretch) cost += costs[unit];
+      seconds += taken[stretch.front()] ? kHandovers * wake_ + std::min(cost.together, cost.alone) : cost.together;
+    }
+    return seconds;
+  }
+
+  std::vector<Cost> Costs(const std::vector<bool>& taken) {
+    const std::vector<bool> inner = Inner(taken);
+    std::vector<Cost> costs(units_.size());
+    for (const std::vector<size_t>& members : Parts(taken, inner)) {
+      const Found& found = Best(members, taken, inner);
+      for (size_t i = 0; i < members.size(); ++i) costs[members[i]] = found.costs[i];
+    }
+    return costs;
+  }
+
+  // Taken units that run one after the other, without what would let other threads fall asleep; and each other.
+  std::vector<std::vector<size_t>> Stretches(const std::vector<bool>& taken) const {
+    std::vector<std::vector<size_t>> stretches;
+    for (size_t unit = 0; unit < units_.size(); ++unit) {
+      const bool goes_on = unit > 0 && units_[unit].follows && taken[unit] && taken[unit - 1];
+      if (!goes_on) stretches.emplace_back();
+      stretches.back().push_back(unit);
+    }
+    return stretches;
+  }
+
+  // All that differ by one unit, or by a stretch that is left.
+  std::vector<std::vector<bool>> Others(const std::vector<bool>& taken) const {
+    std::vector<std::vector<bool>> others;
+    const auto turn = [&](const std::vector<size_t>& members) {
+      others.push_back(taken);
+      for (const size_t unit : members) others.back()[unit] = units_[unit].needed || !taken[unit];
+    };
+    for (size_t unit = 0; unit < units_.size(); ++unit) turn({unit});
+    for (const std::vector<size_t>& stretch : Stretches(taken)) {
+      if (stretch.size() > 1) turn(stretch);
+    }
+    return others;
+  }
+
   // ------------------------------------------------------------ which maps may be in tiles
 
   bool TakesTiles(size_t unit) const {
@@ -166,8 +227,8 @@ class Planner {
   // ------------------------------------------------------------ tiles for units that are joined
 
   // The best tiles of a part and what it costs with them; the same parts come again and again in a search.
-  const std::pair<tfc_tiles, double>& Best(const std::vector<size_t>& members, const std::vector<bool>& taken,
-                                           const std::vector<bool>& inner) {
+  const Found& Best(const std::vector<size_t>& members, const std::vector<bool>& taken,
+                    const std::vector<bool>& inner) {
     std::vector<int32_t> key;
     for (const size_t unit : members) {
       const Unit& u = units_[unit];
@@ -179,19 +240,25 @@ class Planner {
     return found->second;
   }
 
-  std::pair<tfc_tiles, double> FindBest(const std::vector<size_t>& members, const std::vector<bool>& taken,
-                                        const std::vector<bool>& inner) {
+  Found FindBest(const std::vector<size_t>& members, const std::vector<bool>& taken,
+                 const std::vector<bool>& inner) {
     if (!taken[members.front()]) {
       const size_t unit = members.front();
-      return {kAnyTiles, Find(unit, kAnyTiles, false, false, false).dense * units_[unit].images};
+      const double dense = Find(unit, kAnyTiles, false, false, false).dense * units_[unit].images;
+      return {kAnyTiles, {{dense, dense}}};
     }
-    std::pair<tfc_tiles, double> best = {kAnyTiles, Cost(members, inner, kAnyTiles)};
+    Found best = {kAnyTiles, CostsWith(members, inner, kAnyTiles)};
     if (members.size() == 1) return best;
     for (const tfc_tiles& tiles : Candidates(sizes_[members.front()])) {
-      const double cost = Cost(members, inner, tiles);
-      if (cost < best.second) best = {tiles, cost};
+      std::vector<Cost> costs = CostsWith(members, inner, tiles);
+      if (Together(costs) < Together(best.costs)) best = {tiles, std::move(costs)};
     }
     return best;
+  }
+
+  static double Together(const std::vector<Cost>& costs) {
+    return std::accumulate(costs.begin(), costs.end(), 0.0,
+                           [](double sum, const Cost& cost) { return sum + cost.together; });
   }
 
   Choice ChoiceOf(size_t unit, bool taken, const std::vector<bool>& inner, const tfc_tiles& tiles) {
@@ -217,13 +284,16 @@ class Planner {
     return Find(unit, in || out || residual ? tiles : kAnyTiles, in, residual, out);
   }
 
-  double Cost(const std::vector<size_t>& members, const std::vector<bool>& inner, const tfc_tiles& tiles) {
-    double seconds = 0;
+  std::vector<Cost> CostsWith(const std::vector<size_t>& members, const std::vector<bool>& inner,
+                              const tfc_tiles& tiles) {
+    std::vector<Cost> costs;
     for (const size_t unit : members) {
-      const double margin = units_[unit].in_int8 ? kInt8Margin : kMargin;
-      seconds += WayOf(unit, inner, tiles).sparse * units_[unit].images * margin;
+      const Way& way = WayOf(unit, inner, tiles);
+      const double times = units_[unit].images * (units_[unit].in_int8 ? kInt8Margin : kMargin);
+      costs.push_back({way.sparse * times, way.alone * times});
+      wake_ = std::max(wake_, way.wake);
     }
-    return seconds;
+    return costs;
   }
 
   // The tiles that suit all units of a size best, if they have no images at all.
@@ -293,8 +363,9 @@ class Planner {
       tfc_int8_predict(&u.shape, &none, nullptr, &setting_.int8_machine, setting_.threads, &other);
       prediction.dense_seconds = other.dense_seconds;
     }
-    return ways_[unit][key] = {possible ? prediction.dense_seconds : 0,
-                               possible ? prediction.sparse_seconds : kNever, prediction.kernel, prediction.tiles};
+    if (!possible) prediction = {0, kNever, kNever, 0, nullptr, kAnyTiles};
+    return ways_[unit][key] = {prediction.dense_seconds, prediction.sparse_seconds, prediction.alone_seconds,
+                               prediction.wake_seconds,  prediction.kernel,         prediction.tiles};
   }
 
   const std::vector<Unit>& units_;
@@ -303,14 +374,18 @@ class Planner {
   std::vector<Size> sizes_;  // of outputs, by unit
   std::vector<std::map<std::tuple<int32_t, int32_t, int32_t, bool, bool, bool>, Way>> ways_;
   std::map<Size, std::vector<tfc_tiles>> candidates_;
-  std::map<std::vector<int32_t>, std::pair<tfc_tiles, double>> parts_;
+  std::map<std::vector<int32_t>, Found> parts_;
+  // Seconds until threads begin that sleep.
+  double wake_ = 0;
 };
 
-// Units that share maps which nobody else sees: what is best for some of them says nothing of others.
-std::vector<std::vector<size_t>> Neighbours(const std::vector<Unit>& units, const std::vector<bool>& visible) {
+// Units that share maps which nobody else sees, or threads: what is best for some says nothing of others.
+std::vector<std::vector<size_t>> Neighbours(const std::vector<Unit>& units, const std::vector<bool>& visible,
+                                            int32_t threads) {
   Sets sets(units.size());
   std::vector<int> user(visible.size(), -1);
   for (size_t unit = 0; unit < units.size(); ++unit) {
+    if (threads > 1 && unit > 0 && units[unit].follows) sets.Join(unit - 1, unit);
     for (const int32_t map : {units[unit].input, units[unit].residual, units[unit].output}) {
       if (map < 0 || visible[map]) continue;
       if (user[map] >= 0) sets.Join(static_cast<size_t>(user[map]), unit);
@@ -340,9 +415,9 @@ std::vector<Unit> Some(const std::vector<Unit>& units, const std::vector<size_t>
 
 std::vector<Choice> Plan(const std::vector<Unit>& units, const std::vector<bool>& visible,
                          const Setting& setting) {
-  if (setting.force) return PlanFormats(units, visible, setting);
+  if (setting.force) return PlanFormats(units, visible, setting).choices;
   std::vector<Choice> choices(units.size());
-  for (const std::vector<size_t>& members : Neighbours(units, visible)) {
+  for (const std::vector<size_t>& members : Neighbours(units, visible, setting.threads)) {
     std::vector<bool> seen;
     const std::vector<Unit> some = Some(units, members, visible, &seen);
     const std::vector<Choice> found = Planner(some, seen, setting).Search();
@@ -351,11 +426,9 @@ std::vector<Choice> Plan(const std::vector<Unit>& units, const std::vector<bool>
   return choices;
 }
 
-std::vector<Choice> PlanFormats(const std::vector<Unit>& units, const std::vector<bool>& visible,
-                                const Setting& setting) {
-  std::vector<Choice> choices;
-  Planner(units, visible, setting).Formats(std::vector<bool>(units.size(), true), &choices);
-  return choices;
+Formats PlanFormats(const std::vector<Unit>& units, const std::vector<bool>& visible, const Setting& setting) {
+  Planner planner(units, visible, setting);
+  return {planner.Choices(std::vector<bool>(units.size(), true)), planner.Threads()};
 }
 
 }  // namespace tfc::tflite

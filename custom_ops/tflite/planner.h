@@ -13,6 +13,7 @@ namespace tfc::tflite {
 struct Unit {
   bool in_int8, dense_in_int8;  // its maps; how others would compute it
   bool needed;                  // whether it must be taken
+  bool follows;                 // whether nothing else runs between it and the one before
   tfc_shape shape;
   tfc_weight_counts counts;
   int32_t input, output;
@@ -25,7 +26,7 @@ struct Choice {
   const char* kernel;
   tfc_tiles tiles;
   bool tiled_input, tiled_residual, tiled_output;
-  double dense_seconds, sparse_seconds;
+  double dense_seconds, sparse_seconds;  // per image
 };
 
 struct Setting {
@@ -39,9 +40,12 @@ struct Setting {
 // Units come in the order in which they run.
 std::vector<Choice> Plan(const std::vector<Unit>& units, const std::vector<bool>& visible, const Setting& setting);
 
-// The tiles and formats alone, of units that are all taken.
-std::vector<Choice> PlanFormats(const std::vector<Unit>& units, const std::vector<bool>& visible,
-                                const Setting& setting);
+// The tiles and formats alone, of units that are all taken and follow each other, and how many threads are best.
+struct Formats {
+  std::vector<Choice> choices;
+  int32_t threads;
+};
+Formats PlanFormats(const std::vector<Unit>& units, const std::vector<bool>& visible, const Setting& setting);
 
 }  // namespace tfc::tflite
 

@@ -31,7 +31,7 @@ _POINTWISE: dict[str, Any] = {
     "padding": "valid",
     "groups": 1,
 }
-_STEPS = 22
+_STEPS = 23
 _LANES = 16  # filters of a block
 _MOST = 2**31 - 1  # of what the core counts in 32 bits
 DTYPES = {"float32": 1, "int8": 4}  # neighbouring channels that one step multiplies
@@ -316,8 +316,7 @@ class _Weights(ctypes.Structure):
 
 class _Prediction(ctypes.Structure):
     _fields_ = [
-        ("dense_seconds", ctypes.c_double),
-        ("sparse_seconds", ctypes.c_double),
+        *((f"{name}_seconds", ctypes.c_double) for name in ("dense", "sparse", "alone", "wake")),
         ("kernel", ctypes.c_char_p),
         ("tiles", _Tiles),
     ]
