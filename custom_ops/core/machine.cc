@@ -71,28 +71,31 @@ double SecondsToBegin() {
   });
 }
 
+// Where calls follow each other, of one that looks for the next. The shortest of many, and less than it takes
+// while others use the processors.
+double WakeSeconds() {
+  constexpr int kCalls = 100;
+  const Series series;
+  double least = 10e-6;
+  for (int i = 0; i < kCalls; ++i) least = std::min(least, SecondsToBegin());
+  return least;
+}
+
 double MiddleOf(std::vector<double> seconds) {
   const auto middle = seconds.begin() + static_cast<ptrdiff_t>(seconds.size() / 2);
   std::nth_element(seconds.begin(), middle, seconds.end());
   return *middle;
 }
 
-// Where calls follow each other, of one that looks for the next.
-double WakeSeconds() {
-  const Series series;
-  std::vector<double> seconds(100);  // it may have lost its processor, and find it again only after some
-  for (double& each : seconds) each = SecondsToBegin();
-  return MiddleOf(seconds);
-}
-
-// Of one that has had time to fall asleep.
+// Of one that has had time to fall asleep; at least what it takes where others have kept its processor awake.
 double SleeperSeconds() {
+  constexpr double kLeast = 20e-6;
   std::vector<double> seconds(20);
   for (double& each : seconds) {
     std::this_thread::sleep_for(std::chrono::microseconds(200));
     each = SecondsToBegin();
   }
-  return MiddleOf(seconds);
+  return std::max(kLeast, MiddleOf(seconds));
 }
 
 // ---------------------------------------------------------------- the plans that are timed

@@ -134,8 +134,8 @@ TFC_EXPORT tfc_status tfc_plan_with_values(const tfc_plan* plan, const float* va
 TFC_EXPORT tfc_status tfc_plan_run(const tfc_plan* plan, const float* input, float* output, int32_t batch,
                                    int32_t threads);
 
-/* Around runs that follow each other closely: between them threads wait on their processors, for some time at
- * least, where else they sleep and leave these to others. */
+/* Around runs that follow each other closely: between them threads keep their processors, for some time at least,
+ * and behind the last they leave these to others at once. */
 TFC_EXPORT void tfc_series_begin(void);
 TFC_EXPORT void tfc_series_end(void);
 

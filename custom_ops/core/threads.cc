@@ -69,7 +69,10 @@ class Pool {
   }
 
   void BeginSeries() { ++series_; }
-  void EndSeries() { --series_; }
+  void EndSeries() {
+    --series_;
+    ++ended_series_;
+  }
 
  private:
   // Nobody has the mutex for long: to sleep until it is free would take more.
@@ -79,6 +82,12 @@ class Pool {
     for (int i = 0; i < kTimes && !lock.owns_lock(); ++i) lock.try_lock();
     if (!lock.owns_lock()) lock.lock();
     return lock;
+  }
+
+  // To whoever wants the processor; but in a series the next call is near, and a thread of another runtime that
+  // looks for work would not give it back.
+  void Yield() const {
+    if (series_ == 0) std::this_thread::yield();
   }
 
   void StartUpTo(int32_t count) {
@@ -97,15 +106,14 @@ class Pool {
       waiting_.pop_front();
       waits_ = !waiting_.empty();
       if (call->closed) continue;
-      const int32_t slot = call->next_slot++;
+      const int32_t slot = call->next_slot++, ended = ended_series_;
       ++call->running;
       lock.unlock();
       (*call->work)(slot);
       lock = Lock();
       if (--call->running == 0) call->ended.notify_one();
       lock.unlock();
-      // Does not yield: another runtime's thread that looks for work would not give the processor back.
-      LookFor([&] { return waits_ || stopping_ || series_ <= 0; }, [] {});
+      LookFor([&] { return waits_ || stopping_ || ended_series_ != ended; }, [&] { Yield(); });
       lock = Lock();
     }
   }
@@ -115,7 +123,7 @@ class Pool {
   std::deque<std::shared_ptr<Call>> waiting_;
   std::atomic<bool> waits_{false};  // whether any does, for who looks without the mutex
   std::atomic<bool> stopping_{false};
-  std::atomic<int32_t> series_{0};  // that have begun and not ended
+  std::atomic<int32_t> series_{0}, ended_series_{0};
   std::vector<std::thread> threads_;
 };
 

@@ -12,8 +12,8 @@ namespace tfc {
 // thread that comes late is not waited for.
 void RunOnThreads(int32_t threads, const std::function<void(int32_t)>& work);
 
-// While one lives, calls are expected to follow each other closely: threads that have ended one look for the next
-// before they sleep.
+// While one lives, calls follow each other closely: threads that have ended one keep their processors until the
+// next. At its end they leave these to others at once.
 struct Series {
   Series() { Begin(); }
   ~Series() { End(); }
