@@ -2,10 +2,11 @@
 
     python tfmot_clustering.py FOLDER NETWORK SEED DATA OUT
 
-As many clusters and as much training as `examples/deep_compression.py` gives shared values: 2^5 - 1, and one
-epoch with Adam.
+2^5 - 1 clusters, and as much training, with Adam, as `examples/deep_compression.py` gave shared values in
+that folder.
 """
 
+import json
 import sys
 from pathlib import Path
 
@@ -34,10 +35,11 @@ def main(folder: str, network: str, seed: str, data_dir: str, out: str) -> None:
         cluster_centroids_init=clustering.CentroidInitialization.KMEANS_PLUS_PLUS,
         preserve_sparsity=True,
     )
-    steps = studies.steps_per_epoch(images)
-    rate = tf_keras.optimizers.schedules.CosineDecay(1e-4, steps)
+    plan = json.loads(Path(folder, "results.json").read_text())["settings"]["plans"][network]
+    epochs = plan["epochs"][2]
+    rate = tf_keras.optimizers.schedules.CosineDecay(1e-4, epochs * studies.steps_per_epoch(images))
     model.compile(tf_keras.optimizers.Adam(rate), "sparse_categorical_crossentropy")
-    model.fit(studies.augmented(images), epochs=1, verbose=0)
+    model.fit(studies.augmented(images), epochs=epochs, verbose=0)
     final = clustering.strip_clustering(model)
     Path(out, "model.tflite").write_bytes(tf.lite.TFLiteConverter.from_keras_model(final).convert())
 
