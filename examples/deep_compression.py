@@ -4,8 +4,9 @@
 
 Han, Mao and Dally 2016, tables 1 to 3, for LeNet-300-100 and LeNet-5 on scikit-learn's digits at 28x28, and
 for a network in the style of VGG on CIFAR-10. The bits of each layer come from a sweep over some training
-images, for a file that is `--ratio` times smaller than the plain weights. The dense network is trained for as
-long as the compressed one. Each finished stage is kept: stop at any time, and the same command goes on.
+images, for a file that is `--ratio` times smaller than the plain weights. All start from a network that was
+trained for a while; as a control it goes on for as long as the compressed one takes. Each finished stage is
+kept: stop at any time, and the same command goes on.
 """
 
 import functools
@@ -71,7 +72,7 @@ PLANS = {
         36,
     ),
 }
-STAGES = ("dense", "pruned", "shared")
+STAGES = ("begun", "dense", "pruned", "shared")
 SMALLER = {"pruned": "pruned", "shared": "shared", "encoded": "file_bytes"}  # columns of the table
 
 
@@ -128,14 +129,12 @@ class Study:
         }
 
 
-def dense(study: Study) -> dict:
-    """Trained for as many epochs as the others in all; what those start from is kept by the way."""
-    model = begun(study)
-    study.train(model, 1, 2)
-    return study.found(model, "dense")
+def begun(study: Study) -> dict:
+    """What the others start from."""
+    return study.found(start(study), "begun")
 
 
-def begun(study: Study) -> keras.Model:
+def start(study: Study) -> keras.Model:
     if not study.file("begun").exists():
         model = study.plan.make(study.images.train[0].shape[1:], study.images.classes)
         study.train(model, 0)
@@ -143,12 +142,19 @@ def begun(study: Study) -> keras.Model:
     return study.load("begun")
 
 
+def dense(study: Study) -> dict:
+    """Trained for as many epochs as the compressed one."""
+    model = start(study)
+    study.train(model, 1, 2)
+    return study.found(model, "dense")
+
+
 def pruned(study: Study) -> dict:
     """Masks are final after two thirds of the steps."""
     last = study.plan.length(1) * studies.steps_per_epoch(study.images) * 2 // 3
     schedule = Polynomial(0.5, study.plan.sparsity, end_step=last, frequency=max(1, last // 50))
     rule = MagnitudePruning(schedule, scope="global", floor=0.001)
-    model = tfcompress.wrap(begun(study), rule)
+    model = tfcompress.wrap(start(study), rule)
     study.train(model, 1, extra=[callbacks.UpdateMasks()])
     return study.found(tfcompress.strip(model), "pruned")
 
@@ -177,7 +183,7 @@ def train_values(study: Study, model: keras.Model) -> None:
     studies.fit(model, studies.augmented(study.images), study.plan.length(2))
 
 
-RUNS = {"dense": dense, "pruned": pruned, "shared": shared}
+RUNS = {"begun": begun, "dense": dense, "pruned": pruned, "shared": shared}
 
 
 # ------------------------------------------------------------------ results

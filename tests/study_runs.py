@@ -47,7 +47,7 @@ RUNS = {
     "run_sparse_cifar10.py": ["dense", "unstructured", "blocks of 16"],
     "sparse_int8_cifar10.py": ["dense", "16x4"],
     "everything.py": ["dense", "trained longer", "group lasso", "pruned", "distilled", "shared", "int8"],
-    "deep_compression.py": ["dense", "pruned", "shared"],
+    "deep_compression.py": ["begun", "dense", "pruned", "shared"],
     "distill_cifar10.py": [
         *["teacher", "none", "hinton", "neurons, 0.1", "neurons, 1.0", "neurons, 10.0", "neurons"],
         *["none", "hinton"],
