@@ -1,13 +1,12 @@
 """The bytes of one trained network: our file against other ways to make it small, at the accuracy of each.
 
-    python examples/deep_compression.py --networks vgg --seeds 0 --data-dir DATA --out-dir FOLDER
-    python tests/benchmarks/bench_size.py FOLDER --data-dir DATA [--nncodec PYTHON] [--tfmot PYTHON]
+    python tests/benchmarks/bench_size.py [FOLDER] --data-dir DATA [--nncodec PYTHON] [--tfmot PYTHON]
 
-All begin with the pruned network of the example. Ours is its shared stage; gzip, xz and zstd pack the .keras
-and the float32 .tflite of the very same weights. NNCodec (ISO/IEC 15938-17, DeepCABAC) quantizes the pruned
-weights by itself, by each of several step sizes. tfmot clusters them, keeps zeros, and trains as long. These
-two run in interpreters of their own, since they want other versions of what we need: give them, or they are
-left out.
+All begin with the pruned network of `examples/deep_compression.py`, of whose files in the repository one is;
+or give the folder of another run. Ours is the shared stage; gzip, xz and zstd pack the .keras and the float32
+.tflite of the very same weights. NNCodec (ISO/IEC 15938-17, DeepCABAC) quantizes the pruned weights,
+by each of several steps. tfmot clusters them, keeps zeros, and trains as long. These two run in
+interpreters of their own, since they want other versions of what we need: give them, or they are left out.
 """
 
 import argparse
@@ -29,6 +28,8 @@ import tfcompress
 sys.path.insert(0, str(Path(__file__).parents[2] / "examples"))
 import datasets
 import studies
+
+FOLDER = Path(datasets.__file__).parent / "results" / "deep_compression"
 
 PACKERS: dict[str, Callable[[bytes], bytes]] = {
     "gzip": lambda content: gzip.compress(content, 9),
@@ -57,7 +58,7 @@ for qp in steps:
 
 def main() -> None:
     parser = argparse.ArgumentParser()
-    parser.add_argument("folder", type=Path)
+    parser.add_argument("folder", type=Path, nargs="?", default=FOLDER)
     parser.add_argument("--data-dir")
     parser.add_argument("--network", default="vgg")
     parser.add_argument("--seed", type=int, default=0)
@@ -66,10 +67,10 @@ def main() -> None:
     arguments = parser.parse_args()
     images = datasets.load(arguments.data_dir)
     stages = {
-        stage: keras.saving.load_model(
-            arguments.folder / f"{arguments.network}-{stage}-seed{arguments.seed}.keras", compile=False
+        stage: tfcompress.load_compressed(
+            arguments.folder / f"{arguments.network}-{stage}-seed{arguments.seed}.tfc"
         )
-        for stage in ("dense", "pruned", "shared")
+        for stage in ("pruned", "shared")
     }
     found = {f"{stage}, plain": plain(model, images) for stage, model in stages.items()}
     for name, result in [

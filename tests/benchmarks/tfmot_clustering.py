@@ -10,11 +10,11 @@ import json
 import sys
 from pathlib import Path
 
-import keras
 import tensorflow as tf
 import tensorflow_model_optimization as tfmot
 import tf_keras
 
+import tfcompress
 from tfcompress.export import legacy
 
 sys.path.insert(0, str(Path(__file__).parents[2] / "examples"))
@@ -26,7 +26,7 @@ CLUSTERS = 32  # one of them is zero
 
 def main(folder: str, network: str, seed: str, data_dir: str, out: str) -> None:
     images = datasets.load(None if data_dir == "None" else data_dir)
-    pruned = keras.saving.load_model(Path(folder, f"{network}-pruned-seed{seed}.keras"), compile=False)
+    pruned = tfcompress.load_compressed(Path(folder, f"{network}-pruned-seed{seed}.tfc"))
     twin = legacy.twin(pruned).model
     clustering = tfmot.clustering.keras
     model = clustering.cluster_weights(
